@@ -1,0 +1,63 @@
+// The last step of every convolution kernel: y = activation(sum + bias + residual), stored once.
+// Tails and single elements go through the same vector arithmetic as full vectors, so that a
+// result does not depend on where in a tile its pixel happens to lie.
+#pragma once
+#include "../correlation.h"
+#include "../kernels.h"
+#include "pointwise.h"
+
+namespace pyconv::PYCONV_TARGET {
+
+template <class T>
+struct Epilogue {
+  const T* bias;      // of the group's first result channel, or nullptr
+  const T* residual;  // same strides as the result
+  T* out;
+  Activation activation;
+
+  PYCONV_INLINE Vec<T> finish(Vec<T> sum, Vec<T> added, Vec<T> beside) const {
+    if (bias) sum += added;
+    if (residual) sum += beside;
+    return activation == Activation::none ? sum : activate<T>(activation, sum);
+  }
+
+  // `count` elements of one channel, `step` apart in memory.
+  PYCONV_INLINE void store_pixels(const T* sums, i64 channel, i64 at, i64 step, i64 count) const {
+    const Vec<T> added = splat<T>(bias ? bias[channel] : T(0));
+    for (i64 i = 0; i < count; i += lanes<T>) {
+      const int some = int(min_of<i64>(lanes<T>, count - i));
+      T* to = out + at + i * step;
+      const T* beside = residual ? residual + at + i * step : nullptr;
+      if (step == 1 && some == lanes<T>) {
+        store(to, finish(load(sums + i), added, beside ? load(beside) : Vec<T>{}));
+        continue;
+      }
+      T other[lanes<T>] = {}, result[lanes<T>];
+      for (int e = 0; beside && e < some; ++e) other[e] = beside[e * step];
+      store(result, finish(load_first(sums + i, some), added, load(other)));
+      for (int e = 0; e < some; ++e) to[e * step] = result[e];
+    }
+  }
+
+  // `count` neighbouring channels of one pixel (NHWC).
+  PYCONV_INLINE void store_channels(const T* sums, i64 channel, i64 at, i64 count) const {
+    for (i64 i = 0; i < count; i += lanes<T>) {
+      const int some = int(min_of<i64>(lanes<T>, count - i));
+      const Vec<T> added = bias ? load_first(bias + channel + i, some) : Vec<T>{};
+      const Vec<T> beside = residual ? load_first(residual + at + i, some) : Vec<T>{};
+      store_first(out + at + i, finish(load_first(sums + i, some), added, beside), some);
+    }
+  }
+};
+
+template <class T>
+PYCONV_INLINE Epilogue<T> epilogue(const ConvProblem& p, const Correlation& q, const Buffers& b,
+                                   i64 group) {
+  const i64 channel = group * q.result_channels;
+  const T* residual = static_cast<const T*>(b.residual);
+  return {b.bias ? static_cast<const T*>(b.bias) + channel : nullptr,
+          residual ? residual + channel * q.result.c : nullptr,
+          static_cast<T*>(b.out) + channel * q.result.c, p.activation};
+}
+
+}  // namespace pyconv::PYCONV_TARGET

@@ -1,0 +1,39 @@
+// Fills this instruction set's table.
+#include "../kernels.h"
+
+#include "direct.h"
+#include "gemm.h"
+#include "pointwise.h"
+#include "pool.h"
+#include "reduce.h"
+
+#define PYCONV_STRING_(text) #text
+#define PYCONV_STRING(text) PYCONV_STRING_(text)
+
+namespace pyconv::PYCONV_TARGET {
+namespace {
+
+template <class T>
+void reshape(const ConvProblem& p, Pass pass, const Buffers& b) {
+  if (pass == Pass::im2col) return im2col<T>(p, b);
+  if (pass == Pass::col2im) return col2im<T>(p, b);
+  bwd_bias<T>(p, b);
+}
+
+template <class T>
+constexpr ConvKernel direct_kernel{nullptr, nullptr, nullptr, nullptr, nullptr, direct<T>};
+template <class T>
+constexpr ConvKernel gemm_kernel{
+    nullptr, gemm_packed_bytes<T>, gemm_pack<T>, gemm_scratch_bytes<T>, gemm_shared_bytes<T>, gemm<T>};
+
+}  // namespace
+
+extern const Kernels kernels_table;
+const Kernels kernels_table{
+    PYCONV_STRING(PYCONV_TARGET),
+    {{}, {direct_kernel<float>, direct_kernel<double>}, {gemm_kernel<float>, gemm_kernel<double>}},
+    {reshape<float>, reshape<double>},
+    {pool<float>, pool<double>},
+    {activation_backward<float>, activation_backward<double>}};
+
+}  // namespace pyconv::PYCONV_TARGET

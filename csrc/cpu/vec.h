@@ -1,0 +1,94 @@
+// Vectors: one source for every instruction set. GCC and Clang vector extensions carry the width;
+// PYCONV_VECTOR_BYTES (64 AVX-512, 32 AVX2, 16 baseline and NEON) comes from CMake, and so does
+// PYCONV_TARGET, the namespace that keeps the tables of two sets apart in one library.
+//
+// Nothing here or in a kernel may be an inline function with external linkage (no STL): the linker
+// could keep the AVX-512 copy for everybody. Hence the namespace, and builtins instead of <cmath>.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "../problem.h"
+
+#define PYCONV_INLINE inline __attribute__((always_inline))
+
+namespace pyconv::PYCONV_TARGET {
+
+template <class T>
+struct VecOf;
+template <>
+struct VecOf<float> {
+  typedef float type __attribute__((vector_size(PYCONV_VECTOR_BYTES), aligned(sizeof(float)), may_alias));
+};
+template <>
+struct VecOf<double> {
+  typedef double type __attribute__((vector_size(PYCONV_VECTOR_BYTES), aligned(sizeof(double)), may_alias));
+};
+
+// Reduced alignment makes every load and store of a Vec an unaligned one, which costs nothing on
+// aligned addresses on any machine we serve.
+template <class T>
+using Vec = typename VecOf<T>::type;
+
+template <class T>
+constexpr int lanes = PYCONV_VECTOR_BYTES / int(sizeof(T));
+
+// 32 vector registers on AVX-512 and NEON, 16 elsewhere.
+#if PYCONV_VECTOR_BYTES == 64 || defined(__aarch64__)
+constexpr int vector_registers = 32;
+#else
+constexpr int vector_registers = 16;
+#endif
+
+template <class T>
+PYCONV_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const Vec<T>*>(p);
+}
+
+template <class T>
+PYCONV_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<Vec<T>*>(p) = v;
+}
+
+template <class T>
+PYCONV_INLINE Vec<T> splat(T value) {
+  return value - Vec<T>{};  // x - 0 keeps the sign of -0
+}
+
+// The first `count` lanes; the others are zero and are not read.
+template <class T>
+PYCONV_INLINE Vec<T> load_first(const T* p, int count) {
+  Vec<T> v{};
+  __builtin_memcpy(&v, p, std::size_t(count) * sizeof(T));
+  return v;
+}
+
+template <class T>
+PYCONV_INLINE void store_first(T* p, Vec<T> v, int count) {
+  __builtin_memcpy(p, &v, std::size_t(count) * sizeof(T));
+}
+
+// The sum of all lanes as a fixed tree: halves, quarters, ...
+template <class T>
+PYCONV_INLINE T sum_lanes(Vec<T> v) {
+  T a[lanes<T>];
+  __builtin_memcpy(a, &v, sizeof v);
+  for (int half = lanes<T> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) a[i] += a[i + half];
+  return a[0];
+}
+
+template <class T>
+PYCONV_INLINE T min_of(T a, T b) {
+  return b < a ? b : a;
+}
+
+template <class T>
+PYCONV_INLINE T max_of(T a, T b) {
+  return a < b ? b : a;
+}
+
+PYCONV_INLINE i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
+PYCONV_INLINE i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
+
+}  // namespace pyconv::PYCONV_TARGET

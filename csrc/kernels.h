@@ -1,0 +1,39 @@
+// The table type. An instruction set is one table: for each operation a row of functions, filled by
+// cpu/kernels.cpp compiled for that set. A null `run` means the table does not serve that cell.
+#pragma once
+#include <cstddef>
+
+#include "problem.h"
+
+namespace pyconv {
+
+struct Buffers {
+  const void *a, *b;         // as in pyconv_buffers
+  const void *bias, *residual;
+  void *out, *aux;
+  const void* packed;        // weights as pack() left them, if the algorithm packs
+  char* shared;              // shared_bytes(), 64-byte aligned
+  char* scratch;             // threads * scratch_bytes(), 64-byte aligned
+  std::size_t scratch_bytes; // of one thread, a multiple of 64
+  int threads;
+};
+
+struct ConvKernel {
+  const char* (*refuse)(const ConvProblem&, Pass);  // why it cannot serve, or nullptr
+  std::size_t (*packed_bytes)(const ConvProblem&, Pass);
+  void (*pack)(const ConvProblem&, Pass, const void* w, void* packed, int threads);
+  std::size_t (*scratch_bytes)(const ConvProblem&, Pass);  // of one thread
+  std::size_t (*shared_bytes)(const ConvProblem&, Pass);   // beside it, for all threads together
+  void (*run)(const ConvProblem&, Pass, const Buffers&);
+};
+
+struct Kernels {
+  const char* name;
+  ConvKernel conv[algorithm_count][2];                           // [algorithm][dtype]
+  void (*reshape[2])(const ConvProblem&, Pass, const Buffers&);  // [dtype]: im2col, col2im, bias
+  void (*pool[2])(const PoolProblem&, Pass, const Buffers&);
+  void (*activation_backward[2])(Activation, i64 size, const void* dy, const void* y, void* dx,
+                                 int threads);
+};
+
+}  // namespace pyconv

@@ -1,0 +1,184 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "check.h"
+
+namespace pyconv {
+namespace {
+
+// Below this many operations a second thread costs more than it brings: waking one takes 2-5 us,
+// in which a core does 0.1-0.5 million multiply-adds.
+constexpr double serial_flops = 1e6;
+
+std::size_t round_up_64(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// One way a problem can be served: a rule fits or it does not, and says why. The first that fits
+// wins; forcing an algorithm skips the rules but not the kernel's own refusal.
+struct Rule {
+  Algorithm algorithm;
+  bool (*fits)(const ConvProblem&, Pass);
+  const char* reason;
+};
+
+const Rule rules[] = {
+    {Algorithm::direct,
+     [](const ConvProblem& p, Pass) { return p.c_per_group() == 1 && p.k_per_group() <= 4; },
+     "depthwise: a GEMM would have at most 4 rows and no channels to sum"},
+    {Algorithm::direct,
+     [](const ConvProblem& p, Pass pass) {
+       return pass != Pass::bwd_weight && p.k_per_group() * p.c_per_group() <= 4;
+     },
+     "so few channels that packing for the GEMM would cost more than the sums"},
+    {Algorithm::gemm, [](const ConvProblem&, Pass) { return true; },
+     "im2col tiles and the blocked GEMM serve every shape"},
+};
+
+bool convolves(Pass pass) { return pass <= Pass::bwd_weight; }
+
+void choose(const ConvProblem& p, Pass pass, const pyconv_conv_desc& desc, pyconv_plan& plan) {
+  const Check check(desc.op, desc.axes);
+  const auto forced = check.choice<Algorithm>("algorithm", desc.algorithm, algorithm_count);
+  for (const Rule& rule : rules) {
+    const bool by_name = forced != Algorithm::automatic;
+    if (by_name ? rule.algorithm != forced : !rule.fits(p, pass)) continue;
+    const ConvKernel& kernel = plan.table->conv[int(rule.algorithm)][int(p.dtype)];
+    const char* refused = !kernel.run     ? "it is not built for this instruction set"
+                          : kernel.refuse ? kernel.refuse(p, pass)
+                                          : nullptr;
+    if (refused && !by_name) continue;
+    if (refused)
+      check.fail(std::string("algorithm \"") + algorithm_name(forced) + "\" cannot serve: " +
+                 refused + "; x is " + shape_text(desc.x) + ", w is " + shape_text(desc.w));
+    plan.kernel = &kernel;
+    plan.algorithm = rule.algorithm;
+    plan.reason = by_name ? "forced by name" : rule.reason;
+    return;
+  }
+  check.fail("no algorithm serves this problem");  // the last rule fits everything
+}
+
+// What run() will touch, so that a caller's arrays can be held against it.
+void set_buffer_bytes(const pyconv_conv_desc& desc, pyconv_plan& plan) {
+  const ConvProblem& p = plan.conv;
+  const std::size_t element = p.dtype == DType::f32 ? 4 : 8;
+  const std::size_t x = std::size_t(p.n * p.c * p.in_pixels()) * element;
+  const std::size_t y = std::size_t(p.n * p.k * p.out_pixels()) * element;
+  const std::size_t w = std::size_t(p.k * p.c_per_group() * p.taps()) * element;
+  const std::size_t columns = std::size_t(p.n * p.c * p.taps() * p.out_pixels()) * element;
+  std::size_t(&bytes)[6] = plan.buffer_bytes;
+  switch (plan.pass) {
+    case Pass::fwd: bytes[0] = x, bytes[1] = w, bytes[4] = y; break;
+    case Pass::bwd_data: bytes[0] = y, bytes[1] = w, bytes[4] = x; break;
+    case Pass::bwd_weight: bytes[0] = y, bytes[1] = x, bytes[4] = w; break;
+    case Pass::bwd_bias: bytes[0] = y, bytes[4] = std::size_t(p.k) * element; break;
+    case Pass::im2col: bytes[0] = x, bytes[4] = columns; break;
+    case Pass::col2im: bytes[0] = columns, bytes[4] = x; break;
+  }
+  if (plan.transposed && plan.pass == Pass::bwd_weight) std::swap(bytes[0], bytes[1]);
+  if (plan.asked == Pass::fwd) {
+    bytes[2] = desc.bias.values ? std::size_t(plan.transposed ? p.c : p.k) * element : 0;
+    bytes[3] = desc.residual.values ? bytes[4] : 0;
+  }
+}
+
+void set_buffer_bytes(const pyconv_pool_desc& desc, pyconv_plan& plan) {
+  const PoolProblem& p = plan.pool;
+  const std::size_t element = p.dtype == DType::f32 ? 4 : 8;
+  const std::size_t x = std::size_t(p.n * p.c * p.in_pixels());
+  const std::size_t y = std::size_t(p.n * p.c * p.out_pixels());
+  const bool forward = plan.pass == Pass::fwd;
+  std::size_t(&bytes)[6] = plan.buffer_bytes;
+  bytes[0] = (forward ? x : y) * element;
+  bytes[4] = (forward ? y : x) * element;
+  switch (p.kind) {
+    case PoolKind::max: bytes[forward ? 5 : 1] = y * 8; break;
+    case PoolKind::avg:
+      bytes[1] = desc.weights.values ? std::size_t(p.window[0] * p.window[1] * p.window[2]) * element
+                                     : 0;
+      break;
+    case PoolKind::lp:
+      if (!forward) bytes[1] = x * element, bytes[5] = y * element;
+      break;
+    case PoolKind::unpool: bytes[1] = x * 8; break;
+  }
+}
+
+}  // namespace
+
+const char* algorithm_name(Algorithm algorithm) {
+  static const char* const names[algorithm_count] = {"auto", "direct", "gemm"};
+  return names[int(algorithm)];
+}
+
+pyconv_plan plan_conv(const pyconv_conv_desc& desc) {
+  pyconv_plan plan{};
+  const ConvProblem& p = plan.conv = check_conv(desc, plan.pass);
+  plan.asked = Pass(desc.pass);
+  plan.transposed = desc.transposed != 0;
+  plan.table = &current_target();
+
+  const Check check(desc.op, desc.axes);
+  const bool out_is_input = plan.pass == Pass::bwd_data || plan.pass == Pass::col2im;
+  std::vector<i64> shape;
+  if (plan.pass == Pass::bwd_weight) {
+    shape.assign(desc.w.values, desc.w.values + desc.w.count);
+  } else if (plan.pass == Pass::bwd_bias) {
+    shape = {p.k};
+  } else if (plan.pass == Pass::im2col) {
+    shape = {p.n, p.c * p.taps(), p.out_pixels()};
+  } else {
+    shape = out_is_input ? check.joined(p.layout, p.n, p.c, p.in)
+                         : check.joined(p.layout, p.n, p.k, p.out);
+  }
+  plan.rank = int(shape.size());
+  std::copy(shape.begin(), shape.end(), plan.shape);
+
+  const double element = p.dtype == DType::f32 ? 4 : 8;
+  const double x = double(p.n) * double(p.c) * double(p.in_pixels());
+  const double y = double(p.n) * double(p.k) * double(p.out_pixels());
+  const double w = double(p.k) * double(p.c_per_group()) * double(p.taps());
+  if (convolves(plan.pass)) {
+    plan.flops = 2 * double(p.n) * double(p.out_pixels()) * w;
+    plan.bytes = element * (x + y + w);
+    choose(p, plan.pass, desc, plan);
+    const ConvKernel& kernel = *plan.kernel;
+    plan.packed_bytes = kernel.packed_bytes ? round_up_64(kernel.packed_bytes(p, plan.pass)) : 0;
+    plan.scratch_bytes = kernel.scratch_bytes ? round_up_64(kernel.scratch_bytes(p, plan.pass)) : 0;
+    plan.shared_bytes = kernel.shared_bytes ? round_up_64(kernel.shared_bytes(p, plan.pass)) : 0;
+  } else {
+    const double columns = double(p.n) * double(p.c) * double(p.taps()) * double(p.out_pixels());
+    plan.flops = plan.pass == Pass::bwd_bias ? y : plan.pass == Pass::col2im ? columns : 0;
+    plan.bytes = element * (plan.pass == Pass::bwd_bias ? y : x + columns);
+    plan.algorithm = Algorithm::direct;
+    plan.reason = "there is one way";
+  }
+  plan.most_threads = plan.flops + plan.bytes < serial_flops ? 1 : 1 << 20;
+  set_buffer_bytes(desc, plan);
+  return plan;
+}
+
+pyconv_plan plan_pool(const pyconv_pool_desc& desc) {
+  pyconv_plan plan{};
+  plan.pools = true;
+  const PoolProblem& p = plan.pool = check_pool(desc);
+  const Check check(desc.op, desc.axes);
+  plan.pass = plan.asked = Pass(desc.pass);
+  plan.table = &current_target();
+  plan.algorithm = Algorithm::direct;
+  plan.reason = "there is one way";
+  const auto shape = plan.pass == Pass::fwd ? check.joined(p.layout, p.n, p.c, p.out)
+                                            : check.joined(p.layout, p.n, p.c, p.in);
+  plan.rank = int(shape.size());
+  std::copy(shape.begin(), shape.end(), plan.shape);
+  const double planes = double(p.n) * double(p.c);
+  const double window = p.adaptive ? 1 : double(p.window[0] * p.window[1] * p.window[2]);
+  plan.flops = planes * double(p.out_pixels()) * window;
+  plan.bytes = (p.dtype == DType::f32 ? 4 : 8) * planes * double(p.in_pixels() + p.out_pixels());
+  plan.most_threads = plan.flops + plan.bytes < serial_flops ? 1 : 1 << 20;
+  set_buffer_bytes(desc, plan);
+  return plan;
+}
+
+}  // namespace pyconv

@@ -1,0 +1,274 @@
+"""Arrays in and out, the only place that knows kinds of arrays: what is one, whether its dtype and
+device serve, how it becomes the dense memory that kernels read, and how a result becomes the
+caller's kind again. Shapes and numbers are the core's to check.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+
+Array = Any  # numpy.ndarray, or any object with __dlpack__
+Dense = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+_FLOAT32, _FLOAT64, _INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
+_BYTE = np.dtype(np.uint8)
+_DENSE = 0x0101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
+_OPTIONAL = frozenset({"b", "residual", "weights"})
+_CHANNELLED = ("x", "dy", "y", "residual", "indices")  # (N, C, *spatial); the others never turn
+_DLPACK_CPU, _DLPACK_CUDA = 1, frozenset({2, 3, 13})  # CUDA, its pinned and its managed memory
+
+
+def ready(first: Any, *others: Any) -> bool:
+    """Whether these (None aside) are what kernels read: NumPy, one float dtype, native, dense."""
+    if type(first) is not np.ndarray:
+        return False
+    dtype = first.dtype
+    if (dtype is not _FLOAT32 and dtype is not _FLOAT64) or first.flags.num & _DENSE != _DENSE:
+        return False
+    for other in others:
+        if other is not None and (
+            type(other) is not np.ndarray
+            or other.dtype is not dtype
+            or other.flags.num & _DENSE != _DENSE
+        ):
+            return False
+    return True
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    return "float32" if dtype is _FLOAT32 else "float64"  # dtype.name takes 20 times as long
+
+
+def float_name(op: str, dtype: npt.DTypeLike) -> str:
+    """The name of a dtype given as such; TypeError unless it is one of the two that serve."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in (_FLOAT32, _FLOAT64):
+        raise TypeError(f"{op}: dtype must be float32 or float64, got {dtype!r}")
+    return found.name
+
+
+def run(
+    plan: _core.Plan,
+    a: Dense,
+    b: Dense | None,
+    bias: Dense | None,
+    residual: Dense | None,
+    out: Dense,
+    aux: Dense | None,
+    b_is_packed: bool = False,
+) -> None:
+    """`plan.run` with a workspace of its own."""
+    size = plan.workspace_bytes
+    workspace = np.empty(size, _BYTE) if size else None
+    plan.run(a, b, bias, residual, out, aux, workspace, b_is_packed)
+
+
+def shape_tuple(op: str, name: str, shape: Any) -> Shape:
+    """A shape given as such; TypeError unless it is a sequence of integers."""
+    if not isinstance(shape, Sequence) or isinstance(shape, str):
+        raise TypeError(f"{op}: {name} must be a tuple of integers, got {shape!r}")
+    for size in shape:
+        if isinstance(size, bool) or not isinstance(size, int | np.integer):
+            raise TypeError(f"{op}: {name} must hold integers, got {size!r} in {tuple(shape)}")
+    return tuple(map(int, shape))
+
+
+def host_view(op: str, name: str, array: Array) -> Dense:
+    """`array` as NumPy sees it, without a copy; TypeError for what is no array."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{op}: {name} is a masked array; fill it first: {name}.filled(0)")
+    if isinstance(array, np.ndarray):
+        return np.asarray(array)
+    if isinstance(array, type) or not hasattr(array, "__dlpack__"):
+        what = "None" if array is None else type(array).__name__
+        hint = f"; np.asarray({name}) makes one" if isinstance(array, list | np.generic) else ""
+        raise TypeError(f"{op}: {name} must be an array, got {what}{hint}")
+    if getattr(array, "requires_grad", False):
+        raise ValueError(f"{op}: {name} requires grad, which is not tracked; use {name}.detach()")
+    device, _ = array.__dlpack_device__()
+    if device in _DLPACK_CUDA:
+        raise RuntimeError(
+            f"{op}: {name} is on a CUDA device, but this build of pyconv has no CUDA module; "
+            "build with -DPYCONV_CUDA=ON"
+        )
+    if device != _DLPACK_CPU:
+        raise TypeError(f"{op}: {name} is on neither the CPU nor CUDA (DLPack device {device})")
+    try:
+        return np.from_dlpack(array)
+    except (BufferError, RuntimeError) as error:
+        raise TypeError(f"{op}: {name} cannot be read as an array: {error}") from error
+
+
+def _exporter(op: str, name: str, array: Array) -> Callable[[Dense], Array]:
+    """What makes a result the same kind as `array`."""
+    if isinstance(array, np.ndarray):
+        return lambda result: result
+    if hasattr(array, "__array_namespace__"):
+        namespace = array.__array_namespace__()
+    else:
+        namespace = importlib.import_module(type(array).__module__.partition(".")[0])
+    if not hasattr(namespace, "from_dlpack"):
+        raise TypeError(
+            f"{op}: {name} is a {type(array).__name__}, whose module has no from_dlpack "
+            "to take the result; use a NumPy array"
+        )
+    return namespace.from_dlpack  # type: ignore[no-any-return]
+
+
+def _turn(layout: str, rank: int) -> Shape:
+    """The axes of the other layout."""
+    if layout == "NHWC":
+        return (0, rank - 1, *range(1, rank - 1))
+    return (0, *range(2, rank), 1)
+
+
+class Call:
+    """The arrays of one call whose arrays are not all `ready`, or that has an `out`.
+
+    Construction checks kinds, dtypes and devices; `job` plans, which checks the numbers, and
+    returns what runs; only then is anything copied. The first array that is dense in exactly one of
+    the two layouts decides which one is run, so a transposed view needs no copy.
+    """
+
+    def __init__(
+        self,
+        op: str,
+        layout: str,
+        arrays: Mapping[str, Array],
+        shapes: Mapping[str, Shape] | None = None,
+        may_turn: bool = True,
+    ) -> None:
+        self.op = op
+        self.layout = self.run_layout = layout
+        self._shapes = dict(shapes or {})
+        self._views: dict[str, Dense] = {}
+        for name, array in arrays.items():
+            if array is not None or name not in _OPTIONAL:
+                self._views[name] = host_view(op, name, array)
+        self._check_dtypes()
+        self._export = _exporter(op, *next(iter(arrays.items())))
+        if may_turn:
+            self._choose_layout()
+
+    def _check_dtypes(self) -> None:
+        first, *_ = self._views
+        self.dtype = self._views[first].dtype.newbyteorder("=")
+        for name, view in self._views.items():
+            dtype = view.dtype.newbyteorder("=")
+            if name == "indices":
+                if dtype != _INT64:
+                    raise TypeError(f"{self.op}: indices must be int64, got {dtype}")
+            elif dtype not in (_FLOAT32, _FLOAT64):
+                raise TypeError(
+                    f"{self.op}: {name} is {dtype}, but must be float32 or float64; "
+                    f"cast it, e.g. {name}.astype(np.float32)"
+                )
+            elif dtype != self.dtype:
+                raise TypeError(
+                    f"{self.op}: {first} is {self.dtype} but {name} is {dtype}; cast one of them"
+                )
+
+    def _choose_layout(self) -> None:
+        for name in _CHANNELLED:
+            view = self._views.get(name)
+            if view is None or view.ndim < 3:
+                continue
+            turned = view.transpose(_turn(self.layout, view.ndim))
+            if view.flags.c_contiguous != turned.flags.c_contiguous:
+                if turned.flags.c_contiguous:
+                    self.run_layout = "NCHW" if self.layout == "NHWC" else "NHWC"
+                return
+
+    def shape(self, name: str, layout: str) -> Shape | None:
+        """The shape of an argument as `layout` says it."""
+        view = self._views.get(name)
+        shape = self._shapes.get(name) if view is None else view.shape
+        if shape is None or layout == self.layout or name not in _CHANNELLED:
+            return shape
+        return tuple(shape[axis] for axis in _turn(self.layout, len(shape)))
+
+    def describe(self) -> str:
+        names = (*self._views, *self._shapes)
+        return ", ".join(f"{name} is {self.shape(name, self.layout)}" for name in names)
+
+    def dense(self, name: str | None) -> Any:
+        """An argument as the kernels read it, copied at most once; None where it was not given."""
+        if name is None or name not in self._views:
+            return None
+        view = self._to_run(self._views[name], name in _CHANNELLED)
+        if view.flags.num & _DENSE != _DENSE or not view.dtype.isnative:
+            view = view.astype(view.dtype.newbyteorder("="), order="C")
+            self._views[name] = self._from_run(view, name in _CHANNELLED)
+        return view
+
+    def _to_run(self, view: Dense, channelled: bool) -> Dense:
+        turn = channelled and self.run_layout != self.layout
+        return view.transpose(_turn(self.layout, view.ndim)) if turn else view
+
+    def _from_run(self, view: Dense, channelled: bool) -> Dense:
+        turn = channelled and self.run_layout != self.layout
+        return view.transpose(_turn(self.run_layout, view.ndim)) if turn else view
+
+    def job(
+        self,
+        plan: Callable[[str], _core.Plan],
+        kernel: Callable[[_core.Plan, Dense], None],
+        *,
+        out: Array = None,
+        out_name: str = "out",
+        channelled: bool = True,
+    ) -> Callable[[], Array]:
+        """Check all there is about `plan(layout)` and `out`; what is returned computes the result.
+
+        kernel(plan, result) runs on `dense` arguments; `channelled`: the result has a layout.
+        """
+        said = plan(self.layout)  # in the caller's layout, so that errors speak of their shapes
+        chosen = said if self.run_layout == self.layout else plan(self.run_layout)
+        view = None if out is None else self._check_out(out, out_name, said.output_shape)
+
+        def compute() -> Array:
+            target = None if view is None else self._to_run(view, channelled)
+            if target is None or target.flags.num & _DENSE != _DENSE:
+                result: Dense = np.empty(chosen.output_shape, self.dtype)
+            else:
+                result = target
+            kernel(chosen, result)
+            if target is None:
+                return self.hand_back(result, channelled)
+            if result is not target:
+                target[...] = result
+            return out
+
+        return compute
+
+    def hand_back(self, result: Dense, channelled: bool = True) -> Array:
+        """A dense result as the caller's kind, in their layout."""
+        return self._export(self._from_run(result, channelled))
+
+    def _check_out(self, out: Array, name: str, shape: Shape) -> Dense:
+        view = host_view(self.op, name, out)
+        if view.dtype != self.dtype:
+            raise TypeError(f"{self.op}: {name} is {view.dtype}, but the result is {self.dtype}")
+        if view.shape != shape:
+            raise ValueError(
+                f"{self.op}: {name} is {view.shape}, but the result is {shape}; {self.describe()}"
+            )
+        if not view.flags.writeable:
+            raise ValueError(f"{self.op}: {name} must be writable; it is {view.shape}")
+        for other, array in self._views.items():
+            if np.may_share_memory(view, array):
+                raise ValueError(
+                    f"{self.op}: {name} must not share memory with {other}; "
+                    f"{name} is {view.shape}, {self.describe()}"
+                )
+        self._views[name] = view  # the next result must not share memory with this one
+        return view

@@ -1,0 +1,127 @@
+"""What every pooling, every gradient of one and max unpooling is: two functions."""
+
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from ._arrays import Array, Call, Dense, Shape, dtype_name, ready, run
+from ._plan import Ints, pool_plan
+
+# kernel_size, stride, padding, dilation, output_size, adaptive, ceil_mode, count_include_pad,
+# divisor_override, norm_type: the end of `_core.plan_pool`'s arguments
+Options = tuple[Any, ...]
+
+
+def pool(
+    op: str,
+    axes: int,
+    kind: str,
+    x: Array,
+    layout: str,
+    options: Options,
+    *,
+    indices: Array = None,
+    weights: Array = None,
+    return_indices: bool = False,
+    out: Array = None,
+) -> Any:
+    """The forward pooling that every public one is; (y, indices) with return_indices."""
+    if not isinstance(return_indices, bool):
+        raise TypeError(f"{op}: return_indices must be a bool, got {return_indices!r}")
+    if out is None and weights is None and kind != "unpool" and ready(x):
+        dtype = x.dtype
+        head = (op, axes, kind, "fwd", dtype_name(dtype), layout)
+        plan = pool_plan(*head, x.shape, None, None, None, *options)
+        y = np.empty(plan.output_shape, dtype)
+        found = np.empty(y.shape, np.int64) if return_indices else None
+        run(plan, x, None, None, None, y, found)
+        return (y, found) if return_indices else y
+    arrays = {"x": x, "indices": indices} if kind == "unpool" else {"x": x, "weights": weights}
+    call = Call(op, layout, arrays)
+    winners: list[Dense] = []
+
+    def plan_in(run_layout: str) -> _core.Plan:
+        x_shape, *others = (call.shape(n, run_layout) for n in ("x", "indices", "weights"))
+        head = (op, axes, kind, "fwd", dtype_name(call.dtype), run_layout)
+        return pool_plan(*head, x_shape, None, *others, *options)
+
+    def kernel(plan: _core.Plan, y: Dense) -> None:
+        winners.extend([np.empty(y.shape, np.int64)] if return_indices else [])
+        b = call.dense("indices") if kind == "unpool" else unit_sum(call)
+        run(plan, call.dense("x"), b, None, None, y, winners[0] if winners else None)
+
+    y = call.job(plan_in, kernel, out=out)()
+    return (y, call.hand_back(winners[0])) if return_indices else y
+
+
+def pool_backward(
+    op: str,
+    axes: int,
+    kind: str,
+    arrays: dict[str, Array],
+    input_shape: Shape | None,
+    layout: str,
+    options: Options,
+    out: Array = None,
+) -> Array:
+    """The gradient of every pooling; `arrays` has dy first, and what else its kind reads."""
+    call = Call(op, layout, arrays, None if input_shape is None else {"x": input_shape})
+    y_shape, dy_shape = (call.shape(name, layout) for name in ("y", "dy"))
+    if y_shape is not None and y_shape != dy_shape:
+        raise ValueError(f"{op}: y must have the shape of dy; {call.describe()}")
+
+    def plan_in(run_layout: str) -> _core.Plan:
+        shapes = (call.shape(n, run_layout) for n in ("x", "dy", "indices", "weights"))
+        head = (op, axes, kind, "bwd_data", dtype_name(call.dtype), run_layout)
+        return pool_plan(*head, *shapes, *options)
+
+    def kernel(plan: _core.Plan, dx: Dense) -> None:
+        b = unit_sum(call) if kind == "avg" else call.dense("indices" if kind == "max" else "x")
+        run(plan, call.dense("dy"), b, None, None, dx, call.dense("y"))
+
+    return call.job(plan_in, kernel, out=out)()
+
+
+def unit_sum(call: Call) -> Any:
+    """The window weights of weighted averaging divided by their sum; None without weights."""
+    weights = call.dense("weights")
+    if weights is None:
+        return None
+    total = weights.sum(dtype=np.float64)
+    with np.errstate(all="ignore"):
+        unit = (weights / total).astype(weights.dtype)
+    if not np.isfinite(unit).all():
+        raise ValueError(
+            f"{call.op}: weights must be finite with a sum that is not zero, got sum {total}; "
+            f"{call.describe()}"
+        )
+    return unit
+
+
+def average_options(
+    op: str,
+    kernel_size: Ints,
+    stride: Ints | None,
+    padding: Ints,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    weights: Array,
+) -> Options:
+    if weights is not None and divisor_override is not None:
+        raise ValueError(
+            f"{op}: weights, which are normalised to sum 1, exclude "
+            f"divisor_override (={divisor_override!r})"
+        )
+    sizes = (kernel_size, stride, padding, 1, None)
+    return (*sizes, False, ceil_mode, count_include_pad, divisor_override, 2.0)
+
+
+def spatial(shape: Any, layout: str) -> Shape:
+    """The spatial part of a shape."""
+    return tuple(shape[1:-1] if layout == "NHWC" else shape[2:])
+
+
+def rank(shape: Any) -> int:
+    return len(shape) if isinstance(shape, tuple | list) else 0

@@ -1,0 +1,89 @@
+"""From bytes to what a network reads: size, small random changes, standardisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Augmentation = Callable[[Array, np.random.Generator], Array]
+
+
+def fit_size(x: Array, size: tuple[int, int]) -> Array:
+    """Images x (N, C, h, w) enlarged by the largest whole factor that fits, then centred on zeros.
+
+    8x8 digits become 32x32 by repeating each pixel 4x4 times, MNIST's 28x28 by a frame of 2.
+    Raises ValueError where the images are larger than `size`.
+
+    >>> import numpy as np
+    >>> from pyconv import data
+    >>> data.fit_size(np.array([[[[1, 2]]]], np.uint8), (3, 4))
+    array([[[[0, 0, 0, 0],
+             [1, 1, 2, 2],
+             [1, 1, 2, 2]]]], dtype=uint8)
+    """
+    h, w = x.shape[2:]
+    factor = min(size[0] // max(1, h), size[1] // max(1, w))
+    if factor < 1:
+        raise ValueError(f"fit_size: images of {h}x{w} are larger than {size[0]}x{size[1]}")
+    x = x.repeat(factor, 2).repeat(factor, 3)
+    above, left = (size[0] - h * factor + 1) // 2, (size[1] - w * factor + 1) // 2
+    frame = ((above, size[0] - h * factor - above), (left, size[1] - w * factor - left))
+    return np.pad(x, ((0, 0), (0, 0), *frame))
+
+
+@dataclass(frozen=True)
+class Standardize:
+    """(x - mean) / std as float32, one mean and std a channel, in units of the input (0 to 255).
+
+    >>> import numpy as np
+    >>> from pyconv import data
+    >>> data.Standardize((100.0,), (50.0,))(np.array([[[[50, 200]]]], np.uint8))
+    array([[[[-1.,  2.]]]], dtype=float32)
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, x: Array) -> Self:
+        """With the mean and standard deviation of the bytes x (N, C, H, W), by exact sums."""
+        counts = [np.bincount(x[:, c].ravel(), minlength=256) for c in range(x.shape[1])]
+        levels = np.arange(256, dtype=np.int64)
+        mean, std = [], []
+        for count in counts:
+            total = max(1, int(count.sum()))
+            first, second = int((count * levels).sum()), int((count * levels**2).sum())
+            mean.append(first / total)
+            std.append(max(1e-6, (total * second - first**2) ** 0.5 / total))
+        return cls(tuple(mean), tuple(std))
+
+    def __call__(self, x: Array) -> Array:
+        shape = (-1, *[1] * (x.ndim - 2))
+        mean, std = (np.array(v, np.float32).reshape(shape) for v in (self.mean, self.std))
+        return (x.astype(np.float32) - mean) / std
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Moves each image by up to `pixels` in each direction, at random; zeros come in.
+
+    >>> import numpy as np
+    >>> from pyconv import data
+    >>> data.Shift(1)(np.ones((5, 1, 8, 8), np.uint8), np.random.default_rng(0)).shape
+    (5, 1, 8, 8)
+    """
+
+    pixels: int
+
+    def __call__(self, x: Array, rng: np.random.Generator) -> Array:
+        n, _, h, w = x.shape
+        m = self.pixels
+        padded = np.pad(x, ((0, 0), (0, 0), (m, m), (m, m)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (h, w), (2, 3))
+        down, right = rng.integers(0, 2 * m + 1, (2, n))
+        return windows[np.arange(n), :, down, right]

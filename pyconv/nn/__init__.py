@@ -1,0 +1,90 @@
+"""Layers, containers, losses, initialisers and models: networks that know both directions."""
+
+from pyconv.nn import init, models
+from pyconv.nn.activation import (
+    GELU,
+    Flatten,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
+from pyconv.nn.containers import Concat, Residual, Sequential
+from pyconv.nn.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    Linear,
+)
+from pyconv.nn.files import load, save
+from pyconv.nn.layer import Layer, Parameter, no_grad
+from pyconv.nn.losses import mse, softmax_cross_entropy
+from pyconv.nn.norm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    Dropout,
+    LayerNorm,
+    LocalResponseNorm,
+)
+from pyconv.nn.pool import (
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    GlobalAvgPool,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+    SubSample2d,
+    Upsample,
+)
+
+__all__ = [
+    "GELU",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Concat",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool",
+    "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "LocalResponseNorm",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "Parameter",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "SubSample2d",
+    "Tanh",
+    "Upsample",
+    "init",
+    "load",
+    "models",
+    "mse",
+    "no_grad",
+    "save",
+    "softmax_cross_entropy",
+]

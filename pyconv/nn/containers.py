@@ -1,0 +1,146 @@
+"""Layers made of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pyconv.nn.layer import Array, Layer, Shape
+
+
+class _Container(Layer):
+    """Layers by position or by name; positions become the names "0", "1", ..."""
+
+    def __init__(self, *layers: Layer, **named: Layer) -> None:
+        for layer in (*layers, *named.values()):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"{type(self).__name__}: {layer!r} is not a Layer")
+        self.layers: tuple[Layer, ...] = layers
+        self.named: Mapping[str, Layer] = named
+        self._all = {str(i): layer for i, layer in enumerate(layers)} | named
+
+    def children(self) -> dict[str, Layer]:
+        return self._all
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __getitem__(self, key: int | str) -> Layer:
+        return self._all[key] if isinstance(key, str) else list(self._all.values())[key]
+
+    def __repr__(self) -> str:
+        lines = [f"  {name}: {layer!r}".replace("\n", "\n  ") for name, layer in self._all.items()]
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+
+class Sequential(_Container):
+    """Each layer on the one before.
+
+    Layers are given in order, or by name: `Sequential(c1=nn.Conv2d(1, 6, 5), s2=nn.MaxPool2d(2))`.
+
+    >>> import numpy as np
+    >>> from pyconv import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.Flatten(), nn.Linear(96, 10))
+    >>> net(np.zeros((2, 1, 8, 8), np.float32)).shape
+    (2, 10)
+    """
+
+    def forward(self, x: Array) -> Array:
+        for layer in self._all.values():
+            x = layer(x)
+        return x
+
+    def backward(self, dy: Array) -> Array:
+        layers = list(self._all.values())
+        first = 0
+        if not self.input_gradient:  # nothing below the first layer that learns is needed
+            while first < len(layers) and not _learns(layers[first]):
+                first += 1
+        for layer in reversed(layers[first:]):
+            layer.input_gradient = self.input_gradient or layer is not layers[first]
+            dy = layer.backward(dy)
+        return dy
+
+    def inside(self, shape: Shape) -> list[tuple[str, Layer, Shape]]:
+        seen = []
+        for name, layer in self._all.items():
+            seen.append((name, layer, shape))
+            shape = layer.output_shape(shape)
+        return seen
+
+    def output_shape(self, shape: Shape) -> Shape:
+        for layer in self._all.values():
+            shape = layer.output_shape(shape)
+        return shape
+
+
+class Concat(_Container):
+    """All layers on the same input, their outputs side by side as channels (Inception).
+
+    >>> import numpy as np
+    >>> from pyconv import nn
+    >>> block = nn.Concat(nn.Conv2d(8, 4, 1), nn.Conv2d(8, 6, 3, padding=1))
+    >>> block(np.zeros((1, 8, 5, 5), np.float32)).shape
+    (1, 10, 5, 5)
+    """
+
+    def forward(self, x: Array) -> Array:
+        outputs = [layer(x) for layer in self._all.values()]
+        self.keep([y.shape[1] for y in outputs])
+        return np.concatenate(outputs, axis=1)
+
+    def backward(self, dy: Array) -> Array:
+        (channels,) = self.kept()
+        parts = np.split(dy, np.cumsum(channels)[:-1], axis=1)
+        dx = None
+        for layer, part in zip(self._all.values(), parts, strict=True):
+            layer.input_gradient = self.input_gradient
+            branch = layer.backward(np.ascontiguousarray(part))
+            if self.input_gradient:
+                dx = branch if dx is None else dx + branch
+        return dx  # type: ignore[return-value]
+
+    def inside(self, shape: Shape) -> list[tuple[str, Layer, Shape]]:
+        return [(name, layer, shape) for name, layer in self._all.items()]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        outputs = [layer.output_shape(shape) for layer in self._all.values()]
+        n, _, *spatial = outputs[0]
+        return (n, sum(y[1] for y in outputs), *spatial)
+
+
+class Residual(Layer):
+    """y = body(x) + shortcut(x); without a shortcut, y = body(x) + x.
+
+    Source: K. He et al., CVPR 2016.
+
+    >>> import numpy as np
+    >>> from pyconv import nn
+    >>> nn.Residual(nn.ReLU())(np.array([-1.0, 2.0]))
+    array([-1.,  4.])
+    """
+
+    def __init__(self, body: Layer, shortcut: Layer | None = None) -> None:
+        self.body, self.shortcut = body, shortcut
+
+    def forward(self, x: Array) -> Array:
+        return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
+
+    def backward(self, dy: Array) -> Array:
+        self.body.input_gradient = self.input_gradient
+        dx = self.body.backward(dy)
+        if self.shortcut is not None:
+            self.shortcut.input_gradient = self.input_gradient
+            dy = self.shortcut.backward(dy)
+        return dx + dy if self.input_gradient else dx
+
+    def inside(self, shape: Shape) -> list[tuple[str, Layer, Shape]]:
+        return [(name, layer, shape) for name, layer in self.children().items()]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return self.body.output_shape(shape)
+
+
+def _learns(layer: Layer) -> bool:
+    return any(parameter.trainable for parameter in layer.parameters().values())

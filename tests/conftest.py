@@ -1,0 +1,52 @@
+"""Options and fixtures of every test: --slow, the instruction sets, the number of threads."""
+
+import os
+
+import hypothesis
+import pytest
+
+import pyconv as pc
+from pyconv import _core
+
+# Property tests share a budget: about 500 examples in a normal run, 10,000 with --slow.
+EXAMPLES = {"normal": 45, "slow": 900}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="10,000 shapes, 100,000 hostile calls")
+
+
+def pytest_configure(config):
+    for name, examples in EXAMPLES.items():
+        hypothesis.settings.register_profile(
+            name,
+            max_examples=examples,
+            derandomize=True,  # the same examples in every run: a failure is never a surprise
+            database=None,
+            deadline=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+    hypothesis.settings.load_profile("slow" if config.getoption("--slow") else "normal")
+
+
+@pytest.fixture(params=_core.targets())
+def target(request):
+    """Each instruction set this machine runs."""
+    before = _core.get_target()
+    _core.set_target(request.param)
+    yield request.param
+    _core.set_target(before)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads; put back afterwards."""
+    yield pc.set_num_threads
+    pc.set_num_threads(0)
+
+
+@pytest.fixture
+def child_environment():
+    """For subprocesses: one thread, so that stacks and arenas do not eat the address space."""
+    limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return {**os.environ, **dict.fromkeys(limits, "1")}

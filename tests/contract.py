@@ -1,0 +1,109 @@
+"""The numerical contract, and arrays that catch whoever breaks it.
+
+With u the unit roundoff, K the number of products in an output and S = sum |x||w| + |b|, every
+output of a direct or GEMM path satisfies |error| <= gamma_{K+2} S, gamma_n = n u / (1 - n u), in
+whatever order it sums (Higham, Accuracy and Stability, 3.1), and in practice
+max |error| / S <= max(4, sqrt K) u.
+"""
+
+import contextlib
+import math
+import re
+import zlib
+
+import numpy as np
+
+import pyconv as pc
+from pyconv import _core
+
+UNIT = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
+DTYPES = (np.float32, np.float64)
+LAYOUTS = ("NCHW", "NHWC")
+
+
+def algorithms():
+    """The names the core accepts, as it lists them itself: a new one is tested by being there."""
+    try:
+        pc.conv1d(np.ones((1, 1, 1)), np.ones((1, 1, 1)), algorithm="?")
+    except ValueError as error:
+        return re.findall(r'"(\w+)"', str(error).split("must be one of")[1])
+    raise AssertionError("an unknown algorithm was accepted")
+
+
+ALGORITHMS = algorithms()
+
+
+def forced(call, *arrays, algorithm, **options):
+    """call(...) by that algorithm, or None where it refuses and says why; direct, GEMM never do."""
+    try:
+        return call(*arrays, algorithm=algorithm, **options)
+    except ValueError as error:
+        refusal = str(error)
+    assert algorithm not in ("auto", "direct", "gemm"), refusal
+    assert re.search(rf'algorithm "{algorithm}" cannot serve: \w+', refusal), refusal
+    return None
+
+
+def random(name, *shapes):
+    """Normal float64 arrays that float32 holds exactly, the same for the same name."""
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    return [generator.standard_normal(s).astype(np.float32).astype(np.float64) for s in shapes]
+
+
+def integers(name, *shapes):
+    """Small whole numbers: every partial sum below 2^24 is exact in float32."""
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    return [generator.integers(-4, 5, s).astype(np.float64) for s in shapes]
+
+
+def to_layout(x, layout):
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "NHWC" else x
+
+
+def from_layout(y, layout):
+    return np.moveaxis(y, -1, 1) if layout == "NHWC" else y
+
+
+def assert_accurate(got, want, scale, products, what=""):
+    """`got` against float64 `want`, both bounds; scale is S, products is K."""
+    assert got.shape == want.shape, (got.shape, want.shape, what)
+    u = UNIT[got.dtype]
+    error = np.abs(got - want)
+    steps = products + 2
+    bound = steps * u / (1 - steps * u) * scale
+    if got.dtype == np.float64:
+        bound = 2 * bound  # the reference rounds as well
+    worst = np.max(error - bound, initial=-1)
+    assert (error <= bound).all(), f"{what}: error exceeds gamma_{steps} S by {worst:.3g}"
+    if got.dtype == np.float32:
+        ratio = np.max(np.where(scale > 0, error / np.where(scale > 0, scale, 1), 0), initial=0) / u
+        assert ratio <= max(4, math.sqrt(products)), f"{what}: error / S is {ratio:.2f} u"
+
+
+def assert_same_bits(got, want):
+    assert got.dtype == want.dtype
+    assert got.shape == want.shape
+    assert np.array_equal(got, want), f"{np.sum(got != want)} of {got.size} elements differ"
+
+
+@contextlib.contextmanager
+def guarded(shape, dtype, size_of_guard=64):
+    """An `out` full of NaN between canaries; on leaving, the canaries must be alive."""
+    dtype = np.dtype(dtype)
+    canary = dtype.type(-123456)
+    memory = np.full(math.prod(shape) + 2 * size_of_guard, canary, dtype)
+    out = memory[size_of_guard : memory.size - size_of_guard].reshape(shape)
+    out[...] = np.nan if dtype.kind == "f" else -(2**62)
+    yield out
+    assert (memory[:size_of_guard] == canary).all(), "wrote before the array"
+    assert (memory[memory.size - size_of_guard :] == canary).all(), "wrote behind the array"
+
+
+@contextlib.contextmanager
+def on_target(name):
+    before = _core.get_target()
+    _core.set_target(name)
+    try:
+        yield
+    finally:
+        _core.set_target(before)

@@ -1,0 +1,171 @@
+"""Forward convolution: every case, algorithm, instruction set, layout and dtype."""
+
+import functools
+
+import cases
+import contract
+import numpy as np
+import pytest
+from contract import ALGORITHMS, DTYPES, LAYOUTS, from_layout, to_layout
+
+import pyconv as pc
+from pyconv import reference
+
+THIN = [case.thin() for case in cases.BENCH]
+CONV = {1: pc.conv1d, 2: pc.conv2d, 3: pc.conv3d}
+
+
+@functools.cache
+def problem(case, make):
+    """x, w, b, then y and S in float64, and the number of products."""
+    x, w, b = make(case.name, case.x, case.w, case.w[:1])
+    y = reference.conv(x, w, b, **case.window)
+    scale = reference.conv(abs(x), abs(w), abs(b), **case.window)
+    return x, w, b, y, scale, int(np.prod(case.w[1:]))
+
+
+def run(case, x, w, b, dtype, layout, **options):
+    """The public call, into NaN between canaries; None if the forced algorithm refuses."""
+    x, w, b = to_layout(x.astype(dtype), layout), w.astype(dtype), b.astype(dtype)
+    shape = pc.conv_output_shape(x.shape, w.shape, layout=layout, **sizes(case))
+    with contract.guarded(shape, dtype) as out:
+        call = functools.partial(CONV[case.axes], **case.window, layout=layout, **options)
+        y = contract.forced(call, x, w, b, out=out)
+        assert y is None or y is out
+    return None if y is None else from_layout(y, layout)
+
+
+def sizes(case):
+    return {name: case.window[name] for name in ("stride", "padding", "dilation", "groups")}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("case", cases.EDGE, ids=cases.case_id)
+def test_edge(case, algorithm, layout, dtype, target):
+    x, w, b, want, scale, products = problem(case, contract.random)
+    y = run(case, x, w, b, dtype, layout, algorithm=algorithm)
+    if y is not None:
+        contract.assert_accurate(y, want, scale, products)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("case", THIN, ids=cases.case_id)
+def test_layers(case, algorithm, layout, target):
+    x, w, b, want, scale, products = problem(case, contract.random)
+    y = run(case, x, w, b, np.float32, layout, algorithm=algorithm)
+    if y is not None:
+        contract.assert_accurate(y, want, scale, products)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("algorithm", ["direct", "gemm"])
+@pytest.mark.parametrize("case", cases.EDGE + THIN, ids=cases.case_id)
+def test_integers_are_exact(case, algorithm, layout, target):
+    x, w, b, want, *_ = problem(case, contract.integers)
+    y = run(case, x, w, b, np.float32, layout, algorithm=algorithm)
+    contract.assert_same_bits(y, want.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize(
+    "activation", [None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu"]
+)
+def test_fused_ending(activation, with_residual, layout, algorithm, dtype, target):
+    case = cases.Case("ending", (2, 5, 6, 7), (19, 5, 3, 3), 1, 1)
+    x, w, b, z, scale, products = problem(case, contract.random)
+    residual = np.zeros_like(z)
+    if with_residual:
+        [residual] = contract.random("residual", z.shape)
+    ending = {"residual": to_layout(residual.astype(dtype), layout)} if with_residual else {}
+    y = run(case, x, w, b, dtype, layout, algorithm=algorithm, activation=activation, **ending)
+    if y is None:
+        return
+    z, u = z + residual, contract.UNIT[np.dtype(dtype)]
+    steps = products + 4
+    # No activation has a slope above 1.13; the functions themselves are good to a few units.
+    bound = 1.13 * 2 * steps * u * (scale + abs(residual)) + 8 * u * np.maximum(1, abs(z))
+    assert (abs(y - reference.activation(z, activation)) <= bound).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "gemm"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_pixel_reaches_its_receptive_field_only(bad, algorithm, layout, target):
+    x, w = contract.random("smear", (2, 17, 9, 10), (18, 17, 3, 3))
+    clean = pc.conv2d(*as_float32(x, w, layout), padding=1, algorithm=algorithm, layout=layout)
+    x[1, 4, 5, 6] = bad
+    y = pc.conv2d(*as_float32(x, w, layout), padding=1, algorithm=algorithm, layout=layout)
+    y, clean = from_layout(y, layout), from_layout(clean, layout)
+    field = np.zeros(y.shape, bool)
+    field[1, :, 4:7, 5:8] = True
+    assert not np.isfinite(y[field]).any()
+    contract.assert_same_bits(y[~field], clean[~field])
+
+
+def as_float32(x, w, layout):
+    return to_layout(x.astype(np.float32), layout), w.astype(np.float32)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "gemm"])
+def test_columns_above_2_to_the_31(algorithm):
+    """im2col of this has 2.3e9 elements; scratch must stay in tiles, indices in 64 bits."""
+    x = np.ones((1, 1, 6007, 6007), np.float32)
+    plan = pc.plan_conv(x.shape, (1, 1, 8, 8), dtype=np.float32)
+    assert plan.workspace_bytes <= pc.get_num_threads() * 16 * 2**20
+    y = pc.conv2d(x, np.ones((1, 1, 8, 8), np.float32), algorithm=algorithm)
+    assert y.shape == (1, 1, 6000, 6000)
+    assert (y == 64).all()
+
+
+@pytest.mark.parametrize("case", [*cases.EDGE, *THIN], ids=cases.case_id)
+def test_output_shape(case):
+    want = problem(case, contract.random)[3].shape
+    assert pc.conv_output_shape(case.x, case.w, **sizes(case)) == want
+
+
+@pytest.mark.parametrize("case", cases.EDGE, ids=cases.case_id)
+def test_the_fast_reference_is_the_obvious_one(case):
+    x, w, b, *_ = problem(case, contract.integers)
+    if case.padding_mode == "zeros" and not case.flip:
+        got = reference.conv_im2col(x, w, b, **sizes(case))
+        contract.assert_same_bits(got, reference.conv(x, w, b, **sizes(case)))
+    else:  # what it has no option for is the same as preparing the arrays
+        _, pairs = reference.conv_size(
+            x.shape[2:], w.shape[2:], case.stride, case.padding, case.dilation
+        )
+        x = reference.pad(x, pairs, case.padding_mode)
+        w = reference.reverse(w) if case.flip else w
+        got = reference.conv_im2col(x, w, b, case.stride, 0, case.dilation, case.groups)
+        contract.assert_same_bits(got, problem(case, contract.integers)[3])
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "gemm"])
+@pytest.mark.parametrize("case", [*cases.EDGE[::5], *THIN[::4]], ids=cases.case_id)
+@pytest.mark.parametrize("direction", ["fwd", "bwd_data", "bwd_weight"])
+def test_workspace_is_neither_read_before_written_nor_overrun(case, direction, algorithm, target):
+    """The core on buffers of our own: scratch full of NaN between canaries."""
+    x, w, _, y, *_ = (np.asarray(a, np.float32) for a in problem(case, contract.integers)[:4])
+    plan = pc._core.plan_conv(
+        "conv", case.axes, direction, False, "float32", "NCHW", x.shape, w.shape,
+        y.shape, None, None, case.stride, case.padding, case.dilation, case.groups,
+        case.padding_mode, case.flip, None, algorithm, 0, None, False, False,
+    )  # fmt: skip
+    y = reference.conv(x, w, None, **case.window)
+    wants = (y, *reference.conv_backward(y, x, w, **case.window)[:2])
+    want = wants[["fwd", "bwd_data", "bwd_weight"].index(direction)]
+    a, b = {"fwd": (x, w), "bwd_data": (y, w), "bwd_weight": (y, x)}[direction]
+    guard, size = 4096, plan.workspace_bytes
+    workspace = np.full(size + 2 * guard, 0xFF, np.uint8)  # 0xFF... is a NaN
+    aligned = guard - workspace.ctypes.data % 64
+    with contract.guarded(want.shape, np.float32) as out:
+        inside = workspace[aligned : aligned + size]
+        plan.run(a, b, None, None, out, None, inside if size else None)
+    assert (workspace[:aligned] == 0xFF).all()
+    assert (workspace[aligned + size :] == 0xFF).all()
+    contract.assert_same_bits(out, want)

@@ -1,0 +1,161 @@
+"""Gradients of convolutions: every case, algorithm, instruction set, layout and dtype."""
+
+import functools
+
+import cases
+import contract
+import numpy as np
+import pytest
+from contract import ALGORITHMS, DTYPES, LAYOUTS, from_layout, to_layout
+from test_conv import CONV, THIN
+
+import pyconv as pc
+from pyconv import reference
+
+BACKWARD = {1: pc.conv1d_backward, 2: pc.conv2d_backward, 3: pc.conv3d_backward}
+
+
+@functools.cache
+def problem(case, make):
+    """dy, x, w, then (gradient, S, products) for dx, dw, db."""
+    x, w = make(case.name, case.x, case.w)
+    y = reference.conv(x, w, **case.window)
+    [dy] = make(case.name + " dy", y.shape)
+    gradients = reference.conv_backward(dy, x, w, **case.window)
+    scales = reference.conv_backward(abs(dy), abs(x), abs(w), **case.window)
+    outputs = dy.size // max(1, w.shape[0])
+    ones = [np.ones_like(a) for a in (dy, x, w)]  # counting: a border adds products to a pixel
+    most = int(reference.conv_backward(*ones, **case.window)[0].max(initial=0))
+    return dy, x, w, list(zip(gradients, scales, (most, outputs, outputs), strict=True))
+
+
+def run(case, dy, x, w, dtype, layout, **options):
+    """(dx, dw, db) of the public call, into NaN between canaries; None if it refuses."""
+    dy, x = (to_layout(a.astype(dtype), layout) for a in (dy, x))
+    w = w.astype(dtype)
+    with (
+        contract.guarded(x.shape, dtype) as dx,
+        contract.guarded(w.shape, dtype) as dw,
+        contract.guarded(w.shape[:1], dtype) as db,
+    ):
+        call = functools.partial(BACKWARD[case.axes], **case.window, layout=layout, **options)
+        got = contract.forced(call, dy, x, w, out=(dx, dw, db))
+    if got is None:
+        return None
+    assert got[0] is dx
+    assert got[1] is dw
+    assert got[2] is db
+    return from_layout(dx, layout), dw, db
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("case", cases.EDGE, ids=cases.case_id)
+def test_edge(case, algorithm, layout, dtype, target):
+    dy, x, w, wants = problem(case, contract.random)
+    gradients = run(case, dy, x, w, dtype, layout, algorithm=algorithm)
+    for name, got, want in zip(("dx", "dw", "db"), gradients or (), wants, strict=False):
+        contract.assert_accurate(got, *want, name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("case", THIN, ids=cases.case_id)
+def test_layers(case, algorithm, layout, target):
+    dy, x, w, wants = problem(case, contract.random)
+    gradients = run(case, dy, x, w, np.float32, layout, algorithm=algorithm)
+    for name, got, want in zip(("dx", "dw", "db"), gradients or (), wants, strict=False):
+        contract.assert_accurate(got, *want, name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("algorithm", ["direct", "gemm"])
+@pytest.mark.parametrize("case", cases.EDGE + THIN, ids=cases.case_id)
+def test_integers_are_exact(case, algorithm, layout, target):
+    dy, x, w, wants = problem(case, contract.integers)
+    gradients = run(case, dy, x, w, np.float32, layout, algorithm=algorithm)
+    for got, (want, *_) in zip(gradients, wants, strict=True):
+        contract.assert_same_bits(got, want.astype(np.float32))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("case", cases.EDGE, ids=cases.case_id)
+def test_adjoint(case, algorithm, target):
+    """<dy, conv(x, w)> = <dx, x> = <dw, w>: conv is linear in each of its arguments."""
+    dy, x, w, _ = problem(case, contract.random)
+    y = contract.forced(
+        functools.partial(CONV[case.axes], **case.window), x, w, algorithm=algorithm
+    )
+    gradients = run(case, dy, x, w, np.float64, "NCHW", algorithm=algorithm)
+    if y is None or gradients is None:
+        return
+    scale = np.sum(abs(dy) * reference.conv(abs(x), abs(w), **case.window))
+    assert abs(np.sum(dy * y) - np.sum(gradients[0] * x)) <= 1e-12 * scale
+    assert abs(np.sum(dy * y) - np.sum(gradients[1] * w)) <= 1e-12 * scale
+
+
+@pytest.mark.parametrize("name", ["unequal", "groups-stride", "flip-groups-dilation", "reflect"])
+def test_differences_with_step_one(name):
+    """conv is linear in each argument, so a difference quotient with step 1 is the derivative."""
+    [case] = [case for case in cases.EDGE if case.name == name]
+    dy, x, w, _ = problem(case, contract.random)
+    dx, dw, _ = run(case, dy, x, w, np.float64, "NCHW")
+    call = functools.partial(CONV[case.axes], **case.window)
+    y = call(x, w)
+    scale = np.sum(abs(dy) * reference.conv(abs(x) + 1, abs(w) + 1, **case.window))
+    for array, gradient, at in ((x, dx, lambda a: call(a, w)), (w, dw, lambda a: call(x, a))):
+        for flat in range(0, array.size, 1 + array.size // 40):
+            moved = array.copy()
+            moved.flat[flat] += 1
+            slope = np.sum(dy * (at(moved) - y))
+            assert abs(slope - gradient.flat[flat]) <= 1e-11 * scale
+
+
+@pytest.mark.parametrize("needs", [(), ("x",), ("w",), ("b",), ("x", "b"), ("w", "x")])
+def test_needs(needs):
+    dy, x, w = contract.random("needs", (2, 4, 5, 6), (2, 3, 7, 8), (4, 3, 3, 3))
+    got = pc.conv2d_backward(dy, x, w, needs=needs)
+    for name, gradient, want in zip("xwb", got, reference.conv_backward(dy, x, w), strict=True):
+        assert (gradient is not None) == (name in needs)
+        assert gradient is None or np.allclose(gradient, want, rtol=0, atol=1e-12)
+
+
+def test_a_shape_will_do_where_values_are_not_needed():
+    dy, x, w = contract.random("shapes", (2, 4, 5, 6), (2, 3, 7, 8), (4, 3, 3, 3))
+    dx, dw, db = pc.conv2d_backward(dy, x, w)
+    contract.assert_same_bits(pc.conv2d_backward(dy, x.shape, w, needs=("x",))[0], dx)
+    contract.assert_same_bits(pc.conv2d_backward(dy, x, w.shape, needs=("w",))[1], dw)
+    contract.assert_same_bits(pc.conv2d_backward(dy, x.shape, w.shape, needs=("b",))[2], db)
+
+
+@pytest.mark.parametrize(("needs", "x", "w"), [(("w",), "shape", "w"), (("x",), "x", "shape")])
+def test_a_shape_will_not_do_where_values_are_needed(needs, x, w):
+    dy, *arrays = contract.random("shapes", (2, 4, 5, 6), (2, 3, 7, 8), (4, 3, 3, 3))
+    x, w = (a.shape if use == "shape" else a for a, use in zip(arrays, (x, w), strict=True))
+    with pytest.raises((TypeError, ValueError), match=r"conv2d_backward: .*(x|w)"):
+        pc.conv2d_backward(dy, x, w, needs=needs)
+
+
+def test_empty_batch_gives_zero_weight_gradients():
+    dx, dw, db = pc.conv2d_backward(
+        np.ones((0, 4, 5, 6)), np.ones((0, 3, 7, 8)), np.ones((4, 3, 3, 3))
+    )
+    assert dx.shape == (0, 3, 7, 8)
+    assert (dw == 0).all()
+    assert (db == 0).all()
+
+
+def test_weight_gradient_over_a_million_outputs_keeps_its_digits():
+    """A plain float32 sum of 2.6 million products would be off by far more than sqrt(K) u."""
+    x, dy = contract.random("long sum", (40, 1, 256, 256), (40, 2, 256, 256))
+    want = reference.weight_gradient(dy, reference.pad(x, [(1, 1)] * 2), (2, 1, 3, 3), 1, 1, 1)
+    scale = reference.weight_gradient(
+        abs(dy), reference.pad(abs(x), [(1, 1)] * 2), (2, 1, 3, 3), 1, 1, 1
+    )
+    for algorithm in ("direct", "gemm"):
+        dw = pc.conv2d_backward(
+            dy.astype(np.float32), x.astype(np.float32), (2, 1, 3, 3), padding=1,
+            needs=("w",), algorithm=algorithm,
+        )[1]  # fmt: skip
+        contract.assert_accurate(dw, want, scale, dy.size // 2)
