@@ -61,8 +61,8 @@ template <class Desc>
 void check_struct(const Desc* desc) {
   if (!desc) throw ValueError("pyconv: the descriptor is NULL");
   if (desc->struct_size != sizeof(Desc))
-    throw ValueError("pyconv: struct_size (=" + std::to_string(desc->struct_size) +
-                     ") must be " + std::to_string(sizeof(Desc)) +
+    throw ValueError("pyconv: struct_size (=" + std::to_string(desc->struct_size) + ") must be " +
+                     std::to_string(sizeof(Desc)) +
                      "; the caller was built for another ABI version");
 }
 
@@ -88,8 +88,15 @@ void check_indices(const pyconv_plan& plan, const i64* indices) {
 }
 
 void run(const pyconv_plan& plan, const pyconv_buffers& given) {
-  Buffers buffers{given.a,   given.b, given.bias, given.residual,     given.out,
-                  given.aux, nullptr, nullptr,    nullptr,  plan.scratch_bytes, 1};
+  Buffers buffers{};
+  buffers.a = given.a;
+  buffers.b = given.b;
+  buffers.bias = given.bias;
+  buffers.residual = given.residual;
+  buffers.out = given.out;
+  buffers.aux = given.aux;
+  buffers.scratch_bytes = plan.scratch_bytes;
+  buffers.stream = given.stream;
   int threads = std::min(threads_now(), plan.most_threads);
   if (plan.pools) {
     const PoolProblem& p = plan.pool;
@@ -115,7 +122,8 @@ void run(const pyconv_plan& plan, const pyconv_buffers& given) {
   const std::size_t slack = std::size_t(workspace - static_cast<char*>(given.workspace));
   const std::size_t usable = given.workspace_bytes > slack ? given.workspace_bytes - slack : 0;
   if (plan.scratch_bytes && usable >= fixed)
-    threads = int(std::min<std::size_t>(std::size_t(threads), (usable - fixed) / plan.scratch_bytes));
+    threads =
+        int(std::min<std::size_t>(std::size_t(threads), (usable - fixed) / plan.scratch_bytes));
   if (threads < 1 || usable < fixed)
     throw ValueError("pyconv: workspace_bytes (=" + std::to_string(given.workspace_bytes) +
                      ") is less than pyconv_plan_workspace(plan, 1)");
@@ -135,8 +143,12 @@ void run(const pyconv_plan& plan, const pyconv_buffers& given) {
 
 extern "C" {
 
-int32_t pyconv_abi_version(void) { return PYCONV_ABI_VERSION; }
-const char* pyconv_last_error(void) { return last_error.c_str(); }
+int32_t pyconv_abi_version(void) {
+  return PYCONV_ABI_VERSION;
+}
+const char* pyconv_last_error(void) {
+  return last_error.c_str();
+}
 
 pyconv_status pyconv_plan_conv(const pyconv_conv_desc* desc, pyconv_plan** plan) {
   return guarded([&] {
@@ -152,7 +164,9 @@ pyconv_status pyconv_plan_pool(const pyconv_pool_desc* desc, pyconv_plan** plan)
   });
 }
 
-void pyconv_plan_free(pyconv_plan* plan) { delete plan; }
+void pyconv_plan_free(pyconv_plan* plan) {
+  delete plan;
+}
 
 int32_t pyconv_plan_shape(const pyconv_plan* plan, int64_t shape[5]) {
   std::copy(plan->shape, plan->shape + plan->rank, shape);
@@ -161,12 +175,13 @@ int32_t pyconv_plan_shape(const pyconv_plan* plan, int64_t shape[5]) {
 
 size_t pyconv_plan_workspace(const pyconv_plan* plan, int32_t threads) {
   const int team = std::min(threads > 0 ? threads : threads_now(), plan->most_threads);
-  const size_t bytes =
-      plan->packed_bytes + plan->shared_bytes + plan->scratch_bytes * size_t(team);
+  const size_t bytes = plan->packed_bytes + plan->shared_bytes + plan->scratch_bytes * size_t(team);
   return bytes ? bytes + 63 : 0;  // the caller's block may start anywhere
 }
 
-size_t pyconv_plan_packed_bytes(const pyconv_plan* plan) { return plan->packed_bytes; }
+size_t pyconv_plan_packed_bytes(const pyconv_plan* plan) {
+  return plan->packed_bytes;
+}
 
 pyconv_status pyconv_pack_weights(const pyconv_plan* plan, const void* w, void* packed) {
   return guarded([&] {
@@ -182,10 +197,18 @@ void pyconv_plan_buffer_bytes(const pyconv_plan* plan, size_t bytes[6]) {
 const char* pyconv_plan_algorithm(const pyconv_plan* plan) {
   return algorithm_name(plan->algorithm);
 }
-const char* pyconv_plan_target(const pyconv_plan* plan) { return plan->table->name; }
-const char* pyconv_plan_reason(const pyconv_plan* plan) { return plan->reason.c_str(); }
-double pyconv_plan_flops(const pyconv_plan* plan) { return plan->flops; }
-double pyconv_plan_bytes(const pyconv_plan* plan) { return plan->bytes; }
+const char* pyconv_plan_target(const pyconv_plan* plan) {
+  return plan->table->name;
+}
+const char* pyconv_plan_reason(const pyconv_plan* plan) {
+  return plan->reason.c_str();
+}
+double pyconv_plan_flops(const pyconv_plan* plan) {
+  return plan->flops;
+}
+double pyconv_plan_bytes(const pyconv_plan* plan) {
+  return plan->bytes;
+}
 
 pyconv_status pyconv_run(const pyconv_plan* plan, const pyconv_buffers* buffers) {
   return guarded([&] { run(*plan, *buffers); });
@@ -201,11 +224,19 @@ pyconv_status pyconv_activation_backward(int32_t activation, int32_t dtype, int6
   });
 }
 
-void pyconv_set_num_threads(int32_t threads) { asked_threads.store(threads > 0 ? threads : 0); }
-int32_t pyconv_get_num_threads(void) { return threads_now(); }
+void pyconv_set_num_threads(int32_t threads) {
+  asked_threads.store(threads > 0 ? threads : 0);
+}
+int32_t pyconv_get_num_threads(void) {
+  return threads_now();
+}
 
-int32_t pyconv_target_count(void) { return target_count(); }
-const char* pyconv_target_name(int32_t i) { return target(i).name; }
+int32_t pyconv_target_count(void) {
+  return target_count();
+}
+const char* pyconv_target_name(int32_t i) {
+  return target(i).name;
+}
 
 const char* pyconv_get_target(void) {
   const char* name = nullptr;

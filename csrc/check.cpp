@@ -4,8 +4,7 @@ namespace pyconv {
 
 std::string shape_text(const pyconv_ints& shape) {
   std::string text = "(";
-  for (int i = 0; i < shape.count; ++i)
-    text += (i ? ", " : "") + std::to_string(shape.values[i]);
+  for (int i = 0; i < shape.count; ++i) text += (i ? ", " : "") + std::to_string(shape.values[i]);
   return text + (shape.count == 1 ? ",)" : ")");
 }
 
@@ -43,9 +42,9 @@ void Check::split(const char* name, const pyconv_ints& shape, Layout layout, i64
   if (shape.count != rank)
     fail(std::string(name) + " must have " + std::to_string(rank) + " dimensions (" +
          axis_letters[axes_ - 1][int(layout)] + "), got " + std::to_string(shape.count) +
-         (shape.count == rank - 1 ? "; inputs are batched: add the axis with " +
-                                        std::string(name) + "[None]"
-                                  : ""));
+         (shape.count == rank - 1
+              ? "; inputs are batched: add the axis with " + std::string(name) + "[None]"
+              : ""));
   for (int i = 0; i < rank; ++i)
     require(shape.values[i] >= 0, std::string(name) + ".shape[" + std::to_string(i) + "]",
             shape.values[i], "must not be negative");
@@ -73,8 +72,7 @@ void Check::same_shape(const char* name, const pyconv_ints& shape,
   bool same = shape.count == want.count;
   for (int i = 0; same && i < want.count; ++i) same = shape.values[i] == want.values[i];
   if (!same)
-    fail(std::string(name) + " must have shape " + shape_text(want) + ", got " +
-         shape_text(shape));
+    fail(std::string(name) + " must have shape " + shape_text(want) + ", got " + shape_text(shape));
 }
 
 i64 Check::times(i64 a, i64 b, const char* what) const {
@@ -91,7 +89,8 @@ i64 Check::plus(i64 a, i64 b, const char* what) const {
   return result;
 }
 
-void Check::addressable(const char* name, DType dtype, i64 n, i64 c, const i64 (&spatial)[3]) const {
+void Check::addressable(const char* name, DType dtype, i64 n, i64 c,
+                        const i64 (&spatial)[3]) const {
   const std::string what = std::string("the size of ") + name;
   // An empty batch must not hide an absurd image, nor a zero a product that wraps.
   i64 bytes = dtype == DType::f32 ? 4 : 8;

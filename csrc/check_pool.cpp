@@ -35,7 +35,9 @@ void read_window(const Check& check, const pyconv_pool_desc& d, PoolProblem& p) 
   check.per_axis_from("dilation", d.dilation, 1, 1, 1, p.dilation);
 }
 
-i64 floor_div(i64 a, i64 b) { return a / b - (a % b < 0); }
+i64 floor_div(i64 a, i64 b) {
+  return a / b - (a % b < 0);
+}
 
 // A window that starts before the input reads nothing if its dilation steps over the whole input.
 // At most half the window hangs out, so the starts run over one period of the dilation at most:
@@ -57,9 +59,9 @@ void require_reading(const Check& check, const PoolProblem& p, int axis) {
 // that would start in the padding after the input.
 void set_output(const Check& check, const pyconv_pool_desc& d, PoolProblem& p, int axis) {
   const i64 in = p.in[axis], stride = p.stride[axis], pad = p.pad[axis];
-  const i64 extent = check.plus(
-      check.times(p.window[axis] - 1, p.dilation[axis], "the window's extent"), 1,
-      "the window's extent");
+  const i64 extent =
+      check.plus(check.times(p.window[axis] - 1, p.dilation[axis], "the window's extent"), 1,
+                 "the window's extent");
   check.require(pad <= extent / 2, check.axis_name("padding", axis), pad,
                 "must be at most half the window (=" + std::to_string(extent) + ")");
   const i64 padded = check.plus(in, check.times(2, pad, "the padded input"), "the padded input");

@@ -14,19 +14,26 @@ namespace pyconv {
 
 struct AxisMap {
   i64 source_size;
-  i64 count;                    // results of this phase
+  i64 count;                      // results of this phase
   i64 result_first, result_step;  // result o lies at result_first + o * result_step
   i64 taps;
-  i64 first, step, tap_step;  // result o, tap j read source position first + o * step + j * tap_step
+  i64 first, step,
+      tap_step;  // result o, tap j read source position first + o * step + j * tap_step
   i64 weight_first, weight_step;  // tap j is weight weight_first + j * weight_step of this axis
 
   PYCONV_HD i64 source(i64 o, i64 j) const { return first + o * step + j * tap_step; }
 };
 
 PYCONV_HD inline AxisMap forward_axis(const ConvProblem& p, int a) {
-  return {p.in[a],     p.out[a],     0,
-          1,           p.filter[a],  -p.pad[a],
-          p.stride[a], p.dilation[a], p.flip ? p.filter[a] - 1 : 0,
+  return {p.in[a],
+          p.out[a],
+          0,
+          1,
+          p.filter[a],
+          -p.pad[a],
+          p.stride[a],
+          p.dilation[a],
+          p.flip ? p.filter[a] - 1 : 0,
           p.flip ? -1 : 1};
 }
 

@@ -8,14 +8,15 @@
 namespace pyconv {
 
 struct Buffers {
-  const void *a, *b;         // as in pyconv_buffers
+  const void *a, *b;  // as in pyconv_buffers
   const void *bias, *residual;
   void *out, *aux;
-  const void* packed;        // weights as pack() left them, if the algorithm packs
-  char* shared;              // shared_bytes(), 64-byte aligned
-  char* scratch;             // threads * scratch_bytes(), 64-byte aligned
-  std::size_t scratch_bytes; // of one thread, a multiple of 64
+  const void* packed;         // weights as pack() left them, if the algorithm packs
+  char* shared;               // shared_bytes(), 64-byte aligned
+  char* scratch;              // threads * scratch_bytes(), 64-byte aligned
+  std::size_t scratch_bytes;  // of one thread, a multiple of 64
   int threads;
+  void* stream;  // of a device
 };
 
 struct ConvKernel {

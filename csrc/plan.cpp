@@ -12,7 +12,9 @@ namespace {
 // in which a core does 0.1-0.5 million multiply-adds.
 constexpr double serial_flops = 1e6;
 
-std::size_t round_up_64(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+std::size_t round_up_64(std::size_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
 
 // One way a problem can be served: a rule fits or it does not, and says why. The first that fits
 // wins; forcing an algorithm skips the rules but not the kernel's own refusal.
@@ -35,7 +37,9 @@ const Rule rules[] = {
      "im2col tiles and the blocked GEMM serve every shape"},
 };
 
-bool convolves(Pass pass) { return pass <= Pass::bwd_weight; }
+bool convolves(Pass pass) {
+  return pass <= Pass::bwd_weight;
+}
 
 void choose(const ConvProblem& p, Pass pass, const pyconv_conv_desc& desc, pyconv_plan& plan) {
   const Check check(desc.op, desc.axes);
@@ -67,7 +71,7 @@ void set_buffer_bytes(const pyconv_conv_desc& desc, pyconv_plan& plan) {
   const std::size_t y = std::size_t(p.n * p.k * p.out_pixels()) * element;
   const std::size_t w = std::size_t(p.k * p.c_per_group() * p.taps()) * element;
   const std::size_t columns = std::size_t(p.n * p.c * p.taps() * p.out_pixels()) * element;
-  std::size_t(&bytes)[6] = plan.buffer_bytes;
+  std::size_t (&bytes)[6] = plan.buffer_bytes;
   switch (plan.pass) {
     case Pass::fwd: bytes[0] = x, bytes[1] = w, bytes[4] = y; break;
     case Pass::bwd_data: bytes[0] = y, bytes[1] = w, bytes[4] = x; break;
@@ -89,14 +93,14 @@ void set_buffer_bytes(const pyconv_pool_desc& desc, pyconv_plan& plan) {
   const std::size_t x = std::size_t(p.n * p.c * p.in_pixels());
   const std::size_t y = std::size_t(p.n * p.c * p.out_pixels());
   const bool forward = plan.pass == Pass::fwd;
-  std::size_t(&bytes)[6] = plan.buffer_bytes;
+  std::size_t (&bytes)[6] = plan.buffer_bytes;
   bytes[0] = (forward ? x : y) * element;
   bytes[4] = (forward ? y : x) * element;
   switch (p.kind) {
     case PoolKind::max: bytes[forward ? 5 : 1] = y * 8; break;
     case PoolKind::avg:
-      bytes[1] = desc.weights.values ? std::size_t(p.window[0] * p.window[1] * p.window[2]) * element
-                                     : 0;
+      bytes[1] =
+          desc.weights.values ? std::size_t(p.window[0] * p.window[1] * p.window[2]) * element : 0;
       break;
     case PoolKind::lp:
       if (!forward) bytes[1] = x * element, bytes[5] = y * element;

@@ -18,7 +18,7 @@ struct pyconv_plan {
   std::string reason;
 
   std::size_t packed_bytes, shared_bytes, scratch_bytes;  // each a multiple of 64
-  std::size_t buffer_bytes[6];  // a, b, bias, residual, out, aux
+  std::size_t buffer_bytes[6];                            // a, b, bias, residual, out, aux
   int most_threads;
   int rank;
   pyconv::i64 shape[5];

@@ -117,8 +117,9 @@ void transposed_sizes(const Check& check, const pyconv_conv_desc& d, ConvProblem
                         ") or dilation (=" + std::to_string(p.dilation[axis]) + ")");
     }
     p.in[axis] = check.plus(least, extra[axis], "the output size");
-    check.require(p.in[axis] >= 1, "the output size on spatial axis " +
-                                       std::to_string(axis - first), p.in[axis], "must be at least 1");
+    check.require(p.in[axis] >= 1,
+                  "the output size on spatial axis " + std::to_string(axis - first), p.in[axis],
+                  "must be at least 1");
   }
 }
 
@@ -205,8 +206,8 @@ ConvProblem check_conv(const pyconv_conv_desc& d, Pass& pass) {
     extent[axis] = check.plus(
         check.times(p.filter[axis] - 1, p.dilation[axis], "the extent of the dilated filter"), 1,
         "the extent of the dilated filter");
-    check.require(size >= 1, "x's size on spatial axis " + std::to_string(axis - (3 - d.axes)), size,
-                  "must be at least 1");
+    check.require(size >= 1, "x's size on spatial axis " + std::to_string(axis - (3 - d.axes)),
+                  size, "must be at least 1");
   }
   Pads pads = resolve_padding(check, d, p, extent);
   if (d.transposed) {
@@ -220,8 +221,10 @@ ConvProblem check_conv(const pyconv_conv_desc& d, Pass& pass) {
   check_border(check, p);
   if (!d.transposed) forward_sizes(check, p, extent);
 
-  const i64 columns = check.times(p.c_per_group(), check.times(p.filter[0], check.times(p.filter[1],
-      p.filter[2], "the filter"), "the filter"), "the filter");
+  const i64 columns = check.times(
+      p.c_per_group(),
+      check.times(p.filter[0], check.times(p.filter[1], p.filter[2], "the filter"), "the filter"),
+      "the filter");
   check.times(check.times(columns, p.k, "the filter"), 8, "the filter");
   check.addressable("x", p.dtype, p.n, p.c, p.in);
   check.addressable("y", p.dtype, p.n, p.k, p.out);

@@ -1,4 +1,5 @@
-// Which tables this machine can run. A line each here and in CMakeLists.txt adds an instruction set.
+// Which tables this machine can run. A line each here and in CMakeLists.txt adds an instruction
+// set.
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -58,9 +59,13 @@ const Kernels* find(const std::string& name, const std::string& who) {
 
 }  // namespace
 
-int target_count() { return tables().count; }
+int target_count() {
+  return tables().count;
+}
 
-const Kernels& target(int i) { return *tables().table[i]; }
+const Kernels& target(int i) {
+  return *tables().table[i];
+}
 
 const Kernels& current_target() {
   const Kernels* table = chosen.load(std::memory_order_relaxed);
@@ -72,6 +77,8 @@ const Kernels& current_target() {
   return *table;
 }
 
-void set_target(const char* name) { chosen.store(find(name, "target"), std::memory_order_relaxed); }
+void set_target(const char* name) {
+  chosen.store(find(name, "target"), std::memory_order_relaxed);
+}
 
 }  // namespace pyconv

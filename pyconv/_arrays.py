@@ -176,6 +176,7 @@ class Call:
                 raise TypeError(
                     f"{self.op}: {first} is {self.dtype} but {name} is {dtype}; cast one of them"
                 )
+        self.dtype = _FLOAT32 if self.dtype == _FLOAT32 else _FLOAT64  # which `is` may ask for
 
     def _choose_layout(self) -> None:
         for name in _CHANNELLED:

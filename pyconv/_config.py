@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, overload
@@ -51,13 +52,15 @@ class config:
     algorithm : a preference: used where it can serve, and "auto" where it cannot.
     batch_invariant : a plan never looks at N, so an image's result does not depend on its batch.
 
-    Raises ValueError for an unknown precision, TypeError for a wrong type.
+    Raises ValueError for an unknown name, TypeError for a wrong type.
 
     >>> import pyconv as pc
     >>> with pc.config(precision="strict", batch_invariant=True):
     ...     pc.conv_output_shape((8, 3, 32, 32), (16, 3, 5, 5))
     (8, 16, 28, 28)
     """
+
+    _decided = True  # nothing to make default should construction fail
 
     def __init__(
         self,
@@ -66,7 +69,6 @@ class config:
         algorithm: str | None = None,
         batch_invariant: bool | None = None,
     ) -> None:
-        self._decided = True  # nothing to make default if a check below raises
         for name, value in (("precision", precision), ("algorithm", algorithm)):
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"config: {name} must be a string, got {value!r}")
@@ -74,6 +76,8 @@ class config:
             raise ValueError(
                 f"config: precision must be 'default', 'strict' or 'tf32', got {precision!r}"
             )
+        if algorithm is not None:
+            _require_known(algorithm)
         if batch_invariant is not None and not isinstance(batch_invariant, bool):
             raise TypeError(f"config: batch_invariant must be a bool, got {batch_invariant!r}")
         given = {
@@ -114,6 +118,14 @@ class config:
         _scopes.set(_scopes.get()[:-1])
 
 
+def _require_known(algorithm: str) -> None:
+    """ValueError for an unknown name: no algorithm refuses one channel and a 3x3 filter."""
+    plan: Callable[..., object] = _core.plan_conv
+    shapes = ((1, 1, 8, 8), (1, 1, 3, 3), None, None, None)
+    options = (1, 0, 1, 1, "zeros", False, None, algorithm, 0, None, False, False)
+    plan("config", 2, "fwd", False, "float32", "NCHW", *shapes, *options)
+
+
 def set_num_threads(n: int) -> None:
     """Run every operation on `n` threads (1 to 1024); 0 goes back to what OpenMP says.
 
@@ -125,24 +137,14 @@ def set_num_threads(n: int) -> None:
     if not 0 <= n <= 1024:
         raise ValueError(f"set_num_threads: n (={n}) must be from 0 to 1024")
     _core.set_num_threads(int(n))
-    _forget_plans()
+    from ._plan import forget_plans  # which needs this module's settings
+
+    forget_plans()
 
 
 def get_num_threads() -> int:
     """How many threads an operation started now would use at most."""
     return _core.get_num_threads()
-
-
-def set_target(name: str) -> None:
-    """Run on another instruction set of this build, one of `_core.targets()`."""
-    _core.set_target(name)
-    _forget_plans()
-
-
-def _forget_plans() -> None:
-    from ._plan import forget_plans  # it needs this module's settings
-
-    forget_plans()
 
 
 @overload

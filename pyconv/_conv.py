@@ -29,7 +29,7 @@ def forward(
     out: Array,
 ) -> Array:
     """The convolution or transposed convolution that every public one is."""
-    if out is None and ready(x, w, b, residual):
+    if out is None and w is not None and ready(x, w, b, residual):
         plan = conv_plan(
             op,
             axes,

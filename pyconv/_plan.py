@@ -1,6 +1,6 @@
 """Plans: the ones kept behind every call, and `plan_conv`, which hands one to the caller."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,24 +13,28 @@ from ._arrays import Array, Call, Dense, Shape, float_name, run, shape_tuple
 Ints = int | Sequence[int]
 Padding = str | int | Sequence[int] | Sequence[Sequence[int]]
 
+
 # typed: True == 1 == 1.0 must not find each other's plan.
 @lru_cache(maxsize=256, typed=True)
-def _conv(settings: _config.Settings, *arguments: Any) -> _core.Plan:
+def _conv(settings: _config.Settings, target: str, *arguments: Any) -> _core.Plan:
     op, *_, border, flip, activation, algorithm, _, _ = arguments
     names = {"layout": arguments[5], "padding_mode": border, "algorithm": algorithm}
-    _require_types(op, names | {"activation": activation or "none"}, {"flip": flip})
-    numerics = (settings.precision == "strict", settings.batch_invariant)
+    if activation is not None:
+        names["activation"] = activation
+    _require_types(op, names, {"flip": flip})
+    plan: Callable[..., _core.Plan] = _core.plan_conv
+    strict, invariant = settings.precision == "strict", settings.batch_invariant
     if algorithm == "auto" and settings.algorithm != "auto":
         preferred = (*arguments[:-3], settings.algorithm, *arguments[-2:])
         try:
-            return _core.plan_conv(*preferred, *numerics)
+            return plan(*preferred, strict, invariant)
         except ValueError:  # it cannot serve, or the problem itself is wrong: "auto" will tell
             pass
-    return _core.plan_conv(*arguments, *numerics)
+    return plan(*arguments, strict, invariant)
 
 
 @lru_cache(maxsize=256, typed=True)
-def _pool(*arguments: Any) -> _core.Plan:
+def _pool(target: str, *arguments: Any) -> _core.Plan:
     op, layout = arguments[0], arguments[5]
     *_, ceil_mode, count_include_pad, _, norm_type = arguments
     flags = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
@@ -52,12 +56,12 @@ def _require_types(op: str, names: dict[str, Any], flags: dict[str, Any]) -> Non
 def conv_plan(*arguments: Any) -> _core.Plan:
     """`_core.plan_conv` of these arguments, up to output_size; kept while among the last 256."""
     numbers = arguments[11:15] + arguments[19:]  # stride to groups; output_padding, output_size
-    return _kept(_conv, (_config.current(), *arguments), numbers)
+    return _kept(_conv, (_config.current(), _core.get_target(), *arguments), numbers)
 
 
 def pool_plan(*arguments: Any) -> _core.Plan:
     """`_core.plan_pool` of these arguments; kept while among the last 256."""
-    return _kept(_pool, arguments, arguments[10:15])  # kernel to output_size
+    return _kept(_pool, (_core.get_target(), *arguments), arguments[10:15])  # kernel to output_size
 
 
 def _kept(cached: Any, key: tuple[Any, ...], numbers: tuple[Any, ...]) -> _core.Plan:
@@ -104,11 +108,17 @@ class Plan:
         self._arguments = arguments
         self._direction: str = arguments["direction"]
         self._dtype = np.dtype(arguments["dtype"])
-        with _config.config(batch_invariant=True):
-            self._plan = _plan_of(**arguments)
-            y = _plan_of(**arguments | {"direction": "fwd"}).output_shape
         x, w = arguments["x"], arguments["w"]
-        self._expected = {"x": x, "w": w, "dy": y, "residual": y}
+        y = _plan_of(**arguments | {"direction": "fwd"}).output_shape
+        self._expected = {"x": x, "w": w, "b": w[:1], "dy": y, "residual": y}
+        # By what is read beside x and w. All are made now, so that settings changed later cannot
+        # give one that reads the packed weights of another.
+        extras = [(b, residual) for b in (None, w[:1]) for residual in (None, y)]
+        self._plans = {
+            (b is not None, residual is not None): _plan_of(**arguments, b=b, residual=residual)
+            for b, residual in (extras if self._direction == "fwd" else extras[:1])
+        }
+        self._plan = self._plans[False, False]
         # w, b, and w as the kernel reads it: one tuple, so that no thread sees half of a change
         self._weights: tuple[Dense, Dense | None, Dense] | None = None
 
@@ -152,14 +162,14 @@ class Plan:
         Raises ValueError for another shape than the plan's, TypeError for another dtype.
         """
         if self._direction == "bwd_weight":
-            raise ValueError("plan_conv: a bwd_weight plan reads no weights; call it as plan(dy, x)")
+            raise ValueError(
+                "plan_conv: a bwd_weight plan reads no weights; call it as plan(dy, x)"
+            )
         if b is not None and self._direction != "fwd":
             raise ValueError(f"plan_conv: a {self._direction} plan has no b")
         call = self._call({"w": w, "b": b})
         kept_w, kept_b = call.dense("w"), call.dense("b")
         kept_w, kept_b = kept_w.copy(), None if kept_b is None else kept_b.copy()
-        with _config.config(batch_invariant=True):  # checks the shape of b
-            _plan_of(**self._arguments, b=None if kept_b is None else kept_b.shape)
         packed = kept_w
         if self._plan.packed_bytes:
             packed = np.empty(self._plan.packed_bytes, np.uint8)
@@ -187,22 +197,24 @@ class Plan:
             raise TypeError(f"plan_conv: a {self._direction} plan takes one array")
         arrays = {name: array} if other is None else {name: array, other: second}
         call = self._call(arrays)
-        packed = self._plan.packed_bytes > 0
+        with_residual = self._direction == "fwd" and second is not None
+        plan = self._plans[b is not None, with_residual]
 
         def kernel(plan: _core.Plan, result: Dense) -> None:
-            a = call.dense(name)
+            packed, dense = plan.packed_bytes > 0, call.dense
             if self._direction == "bwd_weight":
-                run(plan, a, call.dense("x"), None, None, result, None)
+                run(plan, dense("dy"), dense("x"), None, None, result, None)
             else:
-                run(plan, a, w, b, call.dense("residual"), result, None, packed)
+                run(plan, dense(name), w, b, dense("residual"), result, None, packed)
 
-        return call.job(lambda _: self._plan, kernel, out=out)()
+        return call.job(lambda _: plan, kernel, out=out)()
 
     def _call(self, arrays: dict[str, Array]) -> Call:
         call = Call("plan_conv", self._arguments["layout"], arrays, may_turn=False)
         if call.dtype != self._dtype:
             raise TypeError(
-                f"plan_conv: {next(iter(arrays))} is {call.dtype}, but the plan is for {self._dtype}"
+                f"plan_conv: {next(iter(arrays))} is {call.dtype}, "
+                f"but the plan is for {self._dtype}"
             )
         for name, expected in self._expected.items():
             shape = call.shape(name, call.layout)
@@ -221,6 +233,10 @@ class Plan:
         return f"<pyconv.Plan {self.explain()}>"
 
 
+_OPTIONS = (
+    *("stride", "padding", "dilation", "groups"),
+    *("padding_mode", "flip", "activation", "algorithm"),
+)
 _INPUTS = {"fwd": ("x", "residual"), "bwd_data": ("dy", None), "bwd_weight": ("dy", "x")}
 
 
@@ -232,13 +248,13 @@ def _rebuild(arguments: dict[str, Any], weights: tuple[Dense, Dense | None] | No
 
 
 def _plan_of(
-    *, direction: str, dtype: str, layout: str, x: Shape, w: Shape, b: Shape | None = None, **given: Any
+    *, direction: str, b: Shape | None = None, residual: Shape | None = None, **given: Any
 ) -> _core.Plan:
-    return conv_plan(
-        "plan_conv", axes_of(x), direction, False, dtype, layout, x, w, None, b, None,
-        given["stride"], given["padding"], given["dilation"], given["groups"], given["border"],
-        given["flip"], given["activation"], given["algorithm"], 0, None,
-    )  # fmt: skip
+    head = ("plan_conv", axes_of(given["x"]), direction, False, given["dtype"], given["layout"])
+    shapes = (given["x"], given["w"], None, b, residual)
+    options = (given[name] for name in _OPTIONS)
+    with _config.config(batch_invariant=True):
+        return conv_plan(*head, *shapes, *options, 0, None)
 
 
 def axes_of(shape: Shape) -> int:
@@ -293,7 +309,7 @@ def plan_conv(
         padding=padding,
         dilation=dilation,
         groups=groups,
-        border=padding_mode,
+        padding_mode=padding_mode,
         flip=flip,
         activation=activation,
         algorithm=algorithm,

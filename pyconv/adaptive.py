@@ -121,9 +121,7 @@ def adaptive_avg_pool1d_backward(
     dy: Array, input_shape: Sequence[int], *, layout: str = "NCHW", out: Array = None
 ) -> Array:
     """As adaptive_avg_pool2d_backward, for adaptive_avg_pool1d."""
-    return _adaptive_backward(
-        "adaptive_avg_pool1d_backward", 1, dy, input_shape, layout, out
-    )
+    return _adaptive_backward("adaptive_avg_pool1d_backward", 1, dy, input_shape, layout, out)
 
 
 def adaptive_avg_pool2d_backward(
@@ -136,18 +134,14 @@ def adaptive_avg_pool2d_backward(
     array([[[[1., 1.],
              [1., 1.]]]])
     """
-    return _adaptive_backward(
-        "adaptive_avg_pool2d_backward", 2, dy, input_shape, layout, out
-    )
+    return _adaptive_backward("adaptive_avg_pool2d_backward", 2, dy, input_shape, layout, out)
 
 
 def adaptive_avg_pool3d_backward(
     dy: Array, input_shape: Sequence[int], *, layout: str = "NCHW", out: Array = None
 ) -> Array:
     """As adaptive_avg_pool2d_backward, for adaptive_avg_pool3d."""
-    return _adaptive_backward(
-        "adaptive_avg_pool3d_backward", 3, dy, input_shape, layout, out
-    )
+    return _adaptive_backward("adaptive_avg_pool3d_backward", 3, dy, input_shape, layout, out)
 
 
 def global_max_pool(

@@ -35,7 +35,18 @@ def conv1d(
     >>> pc.conv1d(np.arange(5.0).reshape(1, 1, 5), np.array([[[1.0, -1.0]]]), padding=((1, 0),))
     array([[[ 0., -1., -1., -1., -1.]]])
     """
-    options = (stride, padding, dilation, groups, padding_mode, flip, activation, algorithm, 0, None)
+    options = (
+        stride,
+        padding,
+        dilation,
+        groups,
+        padding_mode,
+        flip,
+        activation,
+        algorithm,
+        0,
+        None,
+    )
     return forward("conv1d", 1, False, x, w, b, residual, layout, options, out)
 
 
@@ -82,9 +93,9 @@ def conv2d(
     Returns y (N, K, P, Q) with P = floor((H + pads - dilation*(R - 1) - 1) / stride) + 1, and so Q,
     of x's kind: NumPy for NumPy, otherwise what its `from_dlpack` makes.
 
-    Raises ValueError for shapes and numbers that break a rule, for an unknown name, and for an `out`
-    that is read-only, of another shape, or shares memory with an input; TypeError for what is no
-    array, another dtype, or a number that is no integer. The text gives the value and all shapes.
+    Raises ValueError for shapes and numbers that break a rule, for an unknown name, and for an
+    `out` that is read-only, of another shape, or shares memory with an input; TypeError for what is
+    no array, another dtype, or a number that is no integer. The text has the value and all shapes.
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
 
@@ -95,7 +106,18 @@ def conv2d(
     array([[[[4., 5.],
              [0., 6.]]]])
     """
-    options = (stride, padding, dilation, groups, padding_mode, flip, activation, algorithm, 0, None)
+    options = (
+        stride,
+        padding,
+        dilation,
+        groups,
+        padding_mode,
+        flip,
+        activation,
+        algorithm,
+        0,
+        None,
+    )
     return forward("conv2d", 2, False, x, w, b, residual, layout, options, out)
 
 
@@ -122,7 +144,18 @@ def conv3d(
     >>> pc.conv3d(np.ones((1, 2, 4, 5, 6)), np.ones((3, 2, 2, 2, 2)), stride=(2, 1, 1)).shape
     (1, 3, 2, 4, 5)
     """
-    options = (stride, padding, dilation, groups, padding_mode, flip, activation, algorithm, 0, None)
+    options = (
+        stride,
+        padding,
+        dilation,
+        groups,
+        padding_mode,
+        flip,
+        activation,
+        algorithm,
+        0,
+        None,
+    )
     return forward("conv3d", 3, False, x, w, b, residual, layout, options, out)
 
 
@@ -148,7 +181,8 @@ def conv1d_backward(
     >>> pc.conv1d_backward(np.ones((1, 1, 3)), (1, 1, 4), np.array([[[1.0, 2.0]]]), needs="x")
     (array([[[1., 3., 3., 2.]]]), None, None)
     """
-    options = (stride, padding, dilation, groups, padding_mode, flip, None, algorithm, 0, None)
+    rest = (padding_mode, flip, None, algorithm, 0, None)
+    options = (stride, padding, dilation, groups, *rest)
     return backward("conv1d_backward", 1, False, dy, x, w, layout, options, needs, out)
 
 
@@ -191,7 +225,8 @@ def conv2d_backward(
     array([[[[ 8., 12.],
              [20., 24.]]]])
     """
-    options = (stride, padding, dilation, groups, padding_mode, flip, None, algorithm, 0, None)
+    rest = (padding_mode, flip, None, algorithm, 0, None)
+    options = (stride, padding, dilation, groups, *rest)
     return backward("conv2d_backward", 2, False, dy, x, w, layout, options, needs, out)
 
 
@@ -219,7 +254,8 @@ def conv3d_backward(
     >>> db
     array([54.])
     """
-    options = (stride, padding, dilation, groups, padding_mode, flip, None, algorithm, 0, None)
+    rest = (padding_mode, flip, None, algorithm, 0, None)
+    options = (stride, padding, dilation, groups, *rest)
     return backward("conv3d_backward", 3, False, dy, x, w, layout, options, needs, out)
 
 

@@ -3,42 +3,35 @@ matrix of a whole convolution.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _core
-from ._arrays import Array, Call, Dense, Shape, dtype_name, host_view, run, shape_tuple
+from ._arrays import Array, Call, Dense, Shape, dtype_name, run, shape_tuple
 from ._plan import Ints, Padding, axes_of, conv_plan
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
-def _lower(
+Geometry = tuple[Ints, Padding, Ints]  # stride, padding, dilation
+
+
+def _plan(
+    op: str,
     direction: str,
-    array: Array,
-    x: Shape | None,
+    dtype: str,
+    x: Shape,
+    columns: Shape | None,
     kernel_size: Ints,
-    stride: Ints,
-    padding: Padding,
-    dilation: Ints,
-) -> Array:
-    """im2col of `array`, or col2im of it into the shape x."""
-    op, name = direction, "columns" if x else "x"
-    call = Call(op, "NCHW", {name: array}, may_turn=False)
-    columns = call.shape("columns", "NCHW")
-    x = x or call.shape("x", "NCHW") or ()
+    geometry: Geometry,
+) -> _core.Plan:
     axes = axes_of(x)
-    kernel = tuple(kernel_size) if isinstance(kernel_size, tuple | list) else (kernel_size,) * axes
+    kernel = kernel_size if isinstance(kernel_size, tuple | list) else (kernel_size,) * axes
     w = (1, x[1] if len(x) > 1 else 1, *kernel)
-
-    def plan_in(layout: str) -> _core.Plan:
-        head = (op, axes, direction, False, dtype_name(call.dtype), layout, x, w, columns, None)
-        options = (stride, padding, dilation, 1, "zeros", False, None, "auto", 0, None)
-        return conv_plan(*head, None, *options)
-
-    def kernel_run(plan: _core.Plan, result: Dense) -> None:
-        run(plan, call.dense(name), None, None, None, result, None)
-
-    return call.job(plan_in, kernel_run)()
+    head = (op, axes, direction, False, dtype, "NCHW", x, w, columns, None, None)
+    return conv_plan(*head, *geometry, 1, "zeros", False, None, "auto", 0, None)
 
 
 def im2col(
@@ -65,7 +58,17 @@ def im2col(
             [3., 4., 6., 7.],
             [4., 5., 7., 8.]]])
     """
-    return _lower("im2col", x, None, kernel_size, stride, padding, dilation)
+    call = Call("im2col", "NCHW", {"x": x}, may_turn=False)
+    geometry = (stride, padding, dilation)
+
+    def plan_in(_: str) -> _core.Plan:
+        shape = call.shape("x", "NCHW") or ()
+        return _plan("im2col", "im2col", dtype_name(call.dtype), shape, None, kernel_size, geometry)
+
+    def kernel(plan: _core.Plan, columns: Dense) -> None:
+        run(plan, call.dense("x"), None, None, None, columns, None)
+
+    return call.job(plan_in, kernel)()
 
 
 def col2im(
@@ -88,7 +91,18 @@ def col2im(
              [1., 2., 1.]]]])
     """
     shape = shape_tuple("col2im", "input_shape", input_shape)
-    return _lower("col2im", columns, shape, kernel_size, stride, padding, dilation)
+    call = Call("col2im", "NCHW", {"columns": columns}, may_turn=False)
+    geometry = (stride, padding, dilation)
+
+    def plan_in(_: str) -> _core.Plan:
+        given = call.shape("columns", "NCHW")
+        dtype = dtype_name(call.dtype)
+        return _plan("col2im", "col2im", dtype, shape, given, kernel_size, geometry)
+
+    def kernel(plan: _core.Plan, dx: Dense) -> None:
+        run(plan, call.dense("columns"), None, None, None, dx, None)
+
+    return call.job(plan_in, kernel)()
 
 
 def im2col_indices(
@@ -98,7 +112,7 @@ def im2col_indices(
     stride: Ints = 1,
     padding: Padding = 0,
     dilation: Ints = 1,
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+) -> npt.NDArray[np.int64]:
     """Which pixel each entry of im2col comes from, as flat positions; -1 in the padding.
 
     input_size : (H, W), or one or three sizes. Returns int64 (R*S, P*Q). Raises as im2col.
@@ -112,9 +126,60 @@ def im2col_indices(
     """
     op = "im2col_indices"
     size = shape_tuple(op, "input_size", input_size)
-    _check(op, (1, 1, *size), kernel_size, stride, padding, dilation)
-    # im2col itself says which: of an image that holds every pixel's position, counted from 1 so
-    # that the padding's zeros stand out; float64 is exact beyond any size that has memory
-    positions = np.arange(1.0, 1.0 + np.prod(size)).reshape(1, 1, *size)
-    columns = im2col(positions, kernel_size, stride=stride, padding=padding, dilation=dilation)
-    return columns[0].astype(np.int64) - 1  # type: ignore[no-any-return]
+    geometry = (stride, padding, dilation)
+    plan = _plan(op, "im2col", "float64", (1, 1, *size), None, kernel_size, geometry)
+    # The columns of an image that holds its own positions, counted from 1 so that the padding's
+    # zeros stand out; float64 counts further than any memory reaches.
+    positions = np.arange(1.0, 1.0 + np.prod(size))
+    columns = np.empty(plan.output_shape)
+    run(plan, positions, None, None, None, columns, None)
+    indices: npt.NDArray[np.int64] = columns[0].astype(np.int64) - 1
+    return indices
+
+
+def conv_matrix(
+    w: Array,
+    input_shape: Sequence[int],
+    *,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+) -> "csr_array":
+    """The sparse matrix M of a convolution: conv2d(x, w, ...).ravel() = M @ x.ravel().
+
+    w : (K, C/groups, R, S), also with one or three spatial axes; input_shape : (C, H, W) of one
+    image. M is a scipy.sparse.csr_array (K*P*Q, C*H*W), doubly block circulant (Toeplitz) for
+    stride 1. Needs SciPy: ImportError says how to install it. Raises as conv2d.
+
+    Source: Jain, "Fundamentals of digital image processing", 1989, section 2.8.
+
+    >>> import numpy as np, pyconv as pc
+    >>> pc.conv_matrix(np.array([[[1.0, 2.0]]]), (1, 4)).toarray()
+    array([[1., 2., 0., 0.],
+           [0., 1., 2., 0.],
+           [0., 0., 1., 2.]])
+    """
+    try:
+        from scipy.sparse import csr_array
+    except ImportError as error:
+        raise ImportError("conv_matrix needs SciPy: pip install 'pyconv-engine[scipy]'") from error
+    op = "conv_matrix"
+    x = (1, *shape_tuple(op, "input_shape", input_shape))
+    call = Call(op, "NCHW", {"w": w}, may_turn=False)
+    weights = call.dense("w")
+    head = (op, axes_of(x), "fwd", False, dtype_name(call.dtype), "NCHW", x, weights.shape)
+    options = (stride, padding, dilation, groups, "zeros", False, None, "auto", 0, None)
+    y = conv_plan(*head, None, None, None, *options).output_shape
+
+    kernel, plane = weights.shape[2:], int(np.prod(x[2:]))
+    taps = im2col_indices(x[2:], kernel, stride=stride, padding=padding, dilation=dilation).T
+    # One row per (k, output position), one entry per (input channel of k's group, tap).
+    k, depth = weights.shape[:2]
+    channels = (np.arange(k) // (k // groups) * depth)[:, None] + np.arange(depth)
+    columns = channels[:, None, :, None] * plane + taps[:, None, :]
+    values = np.broadcast_to(weights.reshape(k, 1, depth, -1), columns.shape)
+    inside = np.broadcast_to((taps >= 0)[:, None, :], columns.shape)
+    row_ends = np.cumsum(inside.sum(axis=(2, 3)))
+    entries = (values[inside], columns[inside], np.concatenate(([0], row_ends)))
+    return csr_array(entries, shape=(int(np.prod(y)), x[1] * plane))

@@ -19,9 +19,7 @@ def max_pool1d_backward(
     op = "max_pool1d_backward"
     shape = shape_tuple(op, "input_shape", input_shape)
     options = (None, None, 0, 1, None, False, False, True, None, 2.0)
-    return pool_backward(
-        op, 1, "max", {"dy": dy, "indices": indices}, shape, layout, options, out
-    )
+    return pool_backward(op, 1, "max", {"dy": dy, "indices": indices}, shape, layout, options, out)
 
 
 def max_pool2d_backward(
@@ -48,9 +46,7 @@ def max_pool2d_backward(
     op = "max_pool2d_backward"
     shape = shape_tuple(op, "input_shape", input_shape)
     options = (None, None, 0, 1, None, False, False, True, None, 2.0)
-    return pool_backward(
-        op, 2, "max", {"dy": dy, "indices": indices}, shape, layout, options, out
-    )
+    return pool_backward(op, 2, "max", {"dy": dy, "indices": indices}, shape, layout, options, out)
 
 
 def max_pool3d_backward(
@@ -65,9 +61,7 @@ def max_pool3d_backward(
     op = "max_pool3d_backward"
     shape = shape_tuple(op, "input_shape", input_shape)
     options = (None, None, 0, 1, None, False, False, True, None, 2.0)
-    return pool_backward(
-        op, 3, "max", {"dy": dy, "indices": indices}, shape, layout, options, out
-    )
+    return pool_backward(op, 3, "max", {"dy": dy, "indices": indices}, shape, layout, options, out)
 
 
 def avg_pool1d_backward(
@@ -89,9 +83,7 @@ def avg_pool1d_backward(
     shape = shape_tuple(op, "input_shape", input_shape)
     sizes = (kernel_size, stride, padding, ceil_mode)
     options = average_options(op, *sizes, count_include_pad, divisor_override, weights)
-    return pool_backward(
-        op, 1, "avg", {"dy": dy, "weights": weights}, shape, layout, options, out
-    )
+    return pool_backward(op, 1, "avg", {"dy": dy, "weights": weights}, shape, layout, options, out)
 
 
 def avg_pool2d_backward(
@@ -123,9 +115,7 @@ def avg_pool2d_backward(
     shape = shape_tuple(op, "input_shape", input_shape)
     sizes = (kernel_size, stride, padding, ceil_mode)
     options = average_options(op, *sizes, count_include_pad, divisor_override, weights)
-    return pool_backward(
-        op, 2, "avg", {"dy": dy, "weights": weights}, shape, layout, options, out
-    )
+    return pool_backward(op, 2, "avg", {"dy": dy, "weights": weights}, shape, layout, options, out)
 
 
 def avg_pool3d_backward(
@@ -147,9 +137,7 @@ def avg_pool3d_backward(
     shape = shape_tuple(op, "input_shape", input_shape)
     sizes = (kernel_size, stride, padding, ceil_mode)
     options = average_options(op, *sizes, count_include_pad, divisor_override, weights)
-    return pool_backward(
-        op, 3, "avg", {"dy": dy, "weights": weights}, shape, layout, options, out
-    )
+    return pool_backward(op, 3, "avg", {"dy": dy, "weights": weights}, shape, layout, options, out)
 
 
 def lp_pool1d_backward(

@@ -305,7 +305,8 @@ def activation(x: Array, name: str | None) -> Any:
         case "tanh":
             return np.tanh(x)
         case "sigmoid":
-            return 0.5 * (1 + np.tanh(0.5 * x))
+            z = np.exp(-np.abs(x))  # never overflows
+            return np.where(x < 0, z, 1) / (1 + z)
         case "gelu":
             return x * normal_cdf(x)
         case "silu":

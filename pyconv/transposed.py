@@ -5,8 +5,8 @@ respect to its input, made an operation of its own, with gradients of its own.
 from collections.abc import Iterable, Sequence
 
 from ._arrays import Array, Shape
+from ._conv import Gradients, backward, forward
 from ._plan import Ints, Padding
-from .convolution import Gradients, backward, forward
 
 
 def conv_transpose1d(

@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 
 import pyconv as pc
-from pyconv import _core
+from pyconv import _core, _plan
 
 # Property tests share a budget: about 500 examples in a normal run, 10,000 with --slow.
 EXAMPLES = {"normal": 45, "slow": 900}
@@ -29,13 +29,18 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("slow" if config.getoption("--slow") else "normal")
 
 
+def choose(name):
+    _core.set_target(name)
+    _plan.forget_plans()  # a plan belongs to an instruction set
+
+
 @pytest.fixture(params=_core.targets())
 def target(request):
     """Each instruction set this machine runs."""
     before = _core.get_target()
-    _core.set_target(request.param)
+    choose(request.param)
     yield request.param
-    _core.set_target(before)
+    choose(before)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import zlib
 import numpy as np
 
 import pyconv as pc
-from pyconv import _core
 
 UNIT = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
 DTYPES = (np.float32, np.float64)
@@ -97,13 +96,3 @@ def guarded(shape, dtype, size_of_guard=64):
     yield out
     assert (memory[:size_of_guard] == canary).all(), "wrote before the array"
     assert (memory[memory.size - size_of_guard :] == canary).all(), "wrote behind the array"
-
-
-@contextlib.contextmanager
-def on_target(name):
-    before = _core.get_target()
-    _core.set_target(name)
-    try:
-        yield
-    finally:
-        _core.set_target(before)

@@ -39,7 +39,8 @@ void add_border_gradients(const ConvProblem& p, const Buffers& b) {
   parallel_for(p.n * p.c, b.threads, [&](i64 plane, int) {
     const i64 n = plane / p.c, c = plane % p.c, group = c / p.c_per_group();
     const T* gradient = dy + n * y.n + group * p.k_per_group() * y.c;
-    const T* weights = w + (group * p.k_per_group() * p.c_per_group() + c % p.c_per_group()) * p.taps();
+    const T* weights =
+        w + (group * p.k_per_group() * p.c_per_group() + c % p.c_per_group()) * p.taps();
     T* image = dx + n * x.n + c * x.c;
     i64 at[3];
     for (at[0] = -p.pad[0]; at[0] < p.in[0] + p.pad_after[0]; ++at[0])

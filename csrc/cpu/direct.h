@@ -16,6 +16,12 @@ namespace pyconv::PYCONV_TARGET {
 // `count` <= `width` pixels of a source row, for results from `o` on and tap position `first` (see
 // AxisMap): straight from memory where all are inside and neighbours, else gathered. The lanes from
 // `count` on are zero.
+template <class T>
+PYCONV_NOINLINE void gather_pixels(const T* row, i64 apart, i64 size, i64 first, i64 step,
+                                   int count, Border border, T* to) {
+  gather_row<T, true>(row, apart, size, first, step, count, border, to, 1);
+}
+
 template <class T, int WIDTH>
 PYCONV_INLINE void load_pixels(const T* row, i64 apart, i64 size, i64 first, i64 step, int count,
                                Border border, Vec<T> (&to)[WIDTH]) {
@@ -24,7 +30,7 @@ PYCONV_INLINE void load_pixels(const T* row, i64 apart, i64 size, i64 first, i64
     return;
   }
   T gathered[WIDTH * lanes<T>] = {};
-  gather_row<T, true>(row, apart, size, first, step, count, border, gathered, 1);
+  gather_pixels(row, apart, size, first, step, count, border, gathered);
   for (int v = 0; v < WIDTH; ++v) to[v] = load(gathered + v * lanes<T>);
 }
 
@@ -66,7 +72,8 @@ void direct_row(const Correlation& q, const T* source, const T* w, i64 z, i64 y,
     for (int r = 0; r < ROWS; ++r) {
       T line[width];
       for (int v = 0; v < direct_vectors; ++v) store(line + v * lanes<T>, sums[r][v]);
-      end.store_pixels(line, channel + r, offset + (channel + r) * q.result.c + o * step, step, count);
+      end.store_pixels(line, channel + r, offset + (channel + r) * q.result.c + o * step, step,
+                       count);
     }
   }
 }
@@ -82,8 +89,8 @@ void direct_phase(const ConvProblem& p, const Correlation& q, const Buffers& b) 
     const i64 channel = task / line_blocks % blocks * direct_rows;
     const i64 group = task / line_blocks / blocks % q.groups;
     const i64 n = task / line_blocks / blocks / q.groups;
-    const T* source = static_cast<const T*>(b.a) + n * q.source.n +
-                      group * q.source_channels * q.source.c;
+    const T* source =
+        static_cast<const T*>(b.a) + n * q.source.n + group * q.source_channels * q.source.c;
     const T* w = static_cast<const T*>(b.b) + group * q.weight_group + channel * q.weight_result;
     const Epilogue<T> end = epilogue<T>(p, q, b, group);
     for (i64 line = line0; line < min_of(lines, line0 + block_lines); ++line) {
@@ -119,12 +126,13 @@ void direct_filter_row(const Correlation& q, const Strides& y, const T* dy, cons
           Vec<T> pixels[TAPS][1];
 #pragma GCC unroll 4
           for (int t = 0; t < TAPS; ++t)
-            load_pixels<T>(row, q.source.axis[2], W.source_size, W.source(o, jw0 + t), W.step, count,
-                           q.border, pixels[t]);
+            load_pixels<T>(row, q.source.axis[2], W.source_size, W.source(o, jw0 + t), W.step,
+                           count, q.border, pixels[t]);
 #pragma GCC unroll 4
           for (int r = 0; r < ROWS; ++r) {
             Vec<T> left[1];
-            load_pixels<T>(gradient + r * y.c, y.axis[2], W.count, o, 1, count, Border::zeros, left);
+            load_pixels<T>(gradient + r * y.c, y.axis[2], W.count, o, 1, count, Border::zeros,
+                           left);
 #pragma GCC unroll 4
             for (int t = 0; t < TAPS; ++t) image[r][t] += left[0] * pixels[t][0];
           }

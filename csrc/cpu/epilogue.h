@@ -22,7 +22,7 @@ struct Epilogue {
   }
 
   // `count` elements of one channel, `step` apart in memory.
-  PYCONV_INLINE void store_pixels(const T* sums, i64 channel, i64 at, i64 step, i64 count) const {
+  PYCONV_NOINLINE void store_pixels(const T* sums, i64 channel, i64 at, i64 step, i64 count) const {
     const Vec<T> added = splat<T>(bias ? bias[channel] : T(0));
     for (i64 i = 0; i < count; i += lanes<T>) {
       const int some = int(min_of<i64>(lanes<T>, count - i));
@@ -40,7 +40,7 @@ struct Epilogue {
   }
 
   // `count` neighbouring channels of one pixel (NHWC).
-  PYCONV_INLINE void store_channels(const T* sums, i64 channel, i64 at, i64 count) const {
+  PYCONV_NOINLINE void store_channels(const T* sums, i64 channel, i64 at, i64 count) const {
     for (i64 i = 0; i < count; i += lanes<T>) {
       const int some = int(min_of<i64>(lanes<T>, count - i));
       const Vec<T> added = bias ? load_first(bias + channel + i, some) : Vec<T>{};

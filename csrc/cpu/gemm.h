@@ -25,8 +25,8 @@ template <class T>
 constexpr i64 tile_columns = tile_vectors * lanes<T>;
 template <class T>
 constexpr i64 depth_block = 30 * 1024 / (tile_columns<T> * i64(sizeof(T))) / 16 * 16;
-constexpr i64 column_block = 4;   // tiles of columns in a task
-constexpr i64 row_block = 32;     // tiles of rows in a task
+constexpr i64 column_block = 4;  // tiles of columns in a task
+constexpr i64 row_block = 32;    // tiles of rows in a task
 
 // sums[ROWS, VECTORS] (+)= a[depth, ROWS]^T b[depth, VECTORS].
 template <class T, int ROWS, int VECTORS>
@@ -160,8 +160,8 @@ struct GemmBlocks {
 
 template <class T>
 i64 packed_group_elements(const Correlation& q) {
-  const Side channels = q.layout == Layout::nhwc ? column_side<T>(q.result_channels)
-                                                 : row_side<T>(q.result_channels);
+  const Side channels =
+      q.layout == Layout::nhwc ? column_side<T>(q.result_channels) : row_side<T>(q.result_channels);
   return channels.total() * q.depth();
 }
 
@@ -182,8 +182,8 @@ void gemm_pack(const ConvProblem& p, Pass pass, const void* weights, void* packe
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
     const Correlation q = correlation(p, pass, phase);
     const bool channels_last = p.layout == Layout::nhwc;
-    const Side side = channels_last ? column_side<T>(q.result_channels)
-                                    : row_side<T>(q.result_channels);
+    const Side side =
+        channels_last ? column_side<T>(q.result_channels) : row_side<T>(q.result_channels);
     const i64 depth = q.depth(), taps = q.taps(), group_elements = packed_group_elements<T>(q);
     parallel_for(q.groups * side.panels(), threads, [&](i64 task, int) {
       const i64 group = task / side.panels(), panel = task % side.panels();
@@ -211,65 +211,68 @@ void gemm_phase(const ConvProblem& p, const Correlation& q, const T* packed, con
   const GemmBlocks<T> blocks(q);
   const i64 depth = q.depth(), group_elements = packed_group_elements<T>(q);
   const T* source = static_cast<const T*>(b.a);
-  parallel_for(q.groups * blocks.pixel_blocks * blocks.channel_blocks, b.threads, [&](i64 task,
-                                                                                      int thread) {
-    const i64 channel0 = task % blocks.channel_blocks * blocks.channels.size;
-    const i64 pixel0 = task / blocks.channel_blocks % blocks.pixel_blocks * blocks.pixels.size;
-    const i64 group = task / blocks.channel_blocks / blocks.pixel_blocks;
-    Side pixels = blocks.pixels, channels = blocks.channels;
-    pixels.size = min_of(pixels.size, q.pixels() - pixel0);
-    channels.size = min_of(channels.size, q.result_channels - channel0);
-    const bool channels_last = blocks.channels_last;
-    const Side &rows = channels_last ? pixels : channels, &columns = channels_last ? channels : pixels;
+  parallel_for(
+      q.groups * blocks.pixel_blocks * blocks.channel_blocks, b.threads, [&](i64 task, int thread) {
+        const i64 channel0 = task % blocks.channel_blocks * blocks.channels.size;
+        const i64 pixel0 = task / blocks.channel_blocks % blocks.pixel_blocks * blocks.pixels.size;
+        const i64 group = task / blocks.channel_blocks / blocks.pixel_blocks;
+        Side pixels = blocks.pixels, channels = blocks.channels;
+        pixels.size = min_of(pixels.size, q.pixels() - pixel0);
+        channels.size = min_of(channels.size, q.result_channels - channel0);
+        const bool channels_last = blocks.channels_last;
+        const Side &rows = channels_last ? pixels : channels,
+                   &columns = channels_last ? channels : pixels;
 
-    T* tile_of_columns = reinterpret_cast<T*>(b.scratch + thread * b.scratch_bytes);
-    T* sums = tile_of_columns + round_up(blocks.pixels.total(), 16) * depth_block<T>;
-    const T* weights = packed + group * group_elements + channel0 * depth;
-    const T* from = source + group * q.source_channels * q.source.c;
-    if (depth == 0)
-      for (i64 i = 0; i < sums_elements<T>(rows, columns); ++i) sums[i] = T(0);
-    for (i64 k0 = 0; k0 < depth; k0 += depth_block<T>) {
-      const i64 steps = min_of(depth_block<T>, depth - k0);
-      for (i64 panel = 0; panel < pixels.panels(); ++panel) {
-        const i64 valid = pixels.valid(panel), stored = pixels.stored(panel);
-        T* to = tile_of_columns + panel * pixels.width * steps;
-        gather_columns(q, from, k0, k0 + steps, pixel0 + panel * pixels.width, valid, to, stored, 1);
-        for (i64 k = 0; k < steps && valid < stored; ++k)
-          for (i64 i = valid; i < stored; ++i) to[k * stored + i] = T(0);
-      }
-      const Panels<T> left{weights, depth, k0}, right{tile_of_columns, steps, 0};
-      multiply_block(rows, columns, steps, channels_last ? right : left,
-                     channels_last ? left : right, sums, k0 > 0);
-    }
-
-    const Epilogue<T> end = epilogue<T>(p, q, b, group);
-    const i64 pixel_step = q.axis[2].result_step * q.result.axis[2];
-    for (i64 j = 0; j < columns.panels(); ++j)
-      for (i64 i = 0; i < rows.panels(); ++i) {
-        const T* tile = sums + (j * rows.panels() + i) * tile_rows * tile_columns<T>;
-        const i64 stored = columns.stored(j);
-        const i64 first = pixel0 + (channels_last ? i : j) * pixels.width;
-        const i64 channel = channel0 + (channels_last ? j : i) * channels.width;
-        for (i64 done = 0; done < pixels.valid(channels_last ? i : j);) {
-          const Pixel at = pixel_at(q, first + done);
-          const i64 offset = result_offset(q, at);
-          if (channels_last) {
-            end.store_channels(tile + done * stored, channel, offset + channel, columns.valid(j));
-            ++done;
-            continue;
+        T* tile_of_columns = reinterpret_cast<T*>(b.scratch + thread * b.scratch_bytes);
+        T* sums = tile_of_columns + round_up(blocks.pixels.total(), 16) * depth_block<T>;
+        const T* weights = packed + group * group_elements + channel0 * depth;
+        const T* from = source + group * q.source_channels * q.source.c;
+        if (depth == 0)
+          for (i64 i = 0; i < sums_elements<T>(rows, columns); ++i) sums[i] = T(0);
+        for (i64 k0 = 0; k0 < depth; k0 += depth_block<T>) {
+          const i64 steps = min_of(depth_block<T>, depth - k0);
+          for (i64 panel = 0; panel < pixels.panels(); ++panel) {
+            const i64 valid = pixels.valid(panel), stored = pixels.stored(panel);
+            T* to = tile_of_columns + panel * pixels.width * steps;
+            gather_columns(q, from, k0, k0 + steps, pixel0 + panel * pixels.width, valid, to,
+                           stored, 1);
+            for (i64 k = 0; k < steps && valid < stored; ++k)
+              for (i64 i = valid; i < stored; ++i) to[k * stored + i] = T(0);
           }
-          const i64 run = min_of(pixels.valid(j) - done, q.axis[2].count - at.o[2]);
-          for (i64 r = 0; r < rows.valid(i); ++r)
-            end.store_pixels(tile + r * stored + done, channel + r,
-                             offset + (channel + r) * q.result.c, pixel_step, run);
-          done += run;
+          const Panels<T> left{weights, depth, k0}, right{tile_of_columns, steps, 0};
+          multiply_block(rows, columns, steps, channels_last ? right : left,
+                         channels_last ? left : right, sums, k0 > 0);
         }
-      }
-  });
+
+        const Epilogue<T> end = epilogue<T>(p, q, b, group);
+        const i64 pixel_step = q.axis[2].result_step * q.result.axis[2];
+        for (i64 j = 0; j < columns.panels(); ++j)
+          for (i64 i = 0; i < rows.panels(); ++i) {
+            const T* tile = sums + (j * rows.panels() + i) * tile_rows * tile_columns<T>;
+            const i64 stored = columns.stored(j);
+            const i64 first = pixel0 + (channels_last ? i : j) * pixels.width;
+            const i64 channel = channel0 + (channels_last ? j : i) * channels.width;
+            for (i64 done = 0; done < pixels.valid(channels_last ? i : j);) {
+              const Pixel at = pixel_at(q, first + done);
+              const i64 offset = result_offset(q, at);
+              if (channels_last) {
+                end.store_channels(tile + done * stored, channel, offset + channel,
+                                   columns.valid(j));
+                ++done;
+                continue;
+              }
+              const i64 run = min_of(pixels.valid(j) - done, q.axis[2].count - at.o[2]);
+              for (i64 r = 0; r < rows.valid(i); ++r)
+                end.store_pixels(tile + r * stored + done, channel + r,
+                                 offset + (channel + r) * q.result.c, pixel_step, run);
+              done += run;
+            }
+          }
+      });
 }
 
-// Weight gradient: tasks are (group, rows of k, columns of (c, tap), part of the pixels). The number
-// of parts is fixed by the problem, and their sums are added in order.
+// Weight gradient: tasks are (group, rows of k, columns of (c, tap), part of the pixels). The
+// number of parts is fixed by the problem, and their sums are added in order.
 template <class T>
 struct WeightBlocks {
   Side rows, columns;
@@ -304,7 +307,8 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
   parallel_for(tasks, b.threads, [&](i64 task, int thread) {
     const i64 part = task % blocks.parts;
     const i64 column0 = task / blocks.parts % blocks.column_blocks * blocks.columns.size;
-    const i64 row0 = task / blocks.parts / blocks.column_blocks % blocks.row_blocks * blocks.rows.size;
+    const i64 row0 =
+        task / blocks.parts / blocks.column_blocks % blocks.row_blocks * blocks.rows.size;
     const i64 group = task / blocks.parts / blocks.column_blocks / blocks.row_blocks;
     Side rows = blocks.rows, columns = blocks.columns;
     rows.size = min_of(rows.size, q.result_channels - row0);
@@ -357,8 +361,8 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
           const i64 tap = channels_last ? k / q.source_channels : k % taps;
           const i64 c = channels_last ? k % q.source_channels : k / taps;
           const i64 jw = tap % q.axis[2].taps, rest = tap / q.axis[2].taps;
-          const i64 at = c * q.weight_source +
-                         q.weight_tap(rest / q.axis[1].taps, rest % q.axis[1].taps, jw);
+          const i64 at =
+              c * q.weight_source + q.weight_tap(rest / q.axis[1].taps, rest % q.axis[1].taps, jw);
           for (i64 r = 0; r < rows.valid(i); ++r)
             to[(i * rows.width + r) * q.depth() + at] = tile[r * columns.stored(j) + column];
         }

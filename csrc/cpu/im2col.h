@@ -81,8 +81,8 @@ void gather_columns_nchw(const Correlation& q, const T* source, i64 k0, i64 k1, 
         const i64 d = border_index(D.source(at.o[0], jd), D.source_size, q.border);
         const i64 h = border_index(H.source(at.o[1], jh), H.source_size, q.border);
         row = d < 0 || h < 0 ? nullptr
-                             : source + at.n * q.source.n + c * q.source.c +
-                                   d * q.source.axis[0] + h * q.source.axis[1];
+                             : source + at.n * q.source.n + c * q.source.c + d * q.source.axis[0] +
+                                   h * q.source.axis[1];
         stale = false;
       }
       T* out = to + (k - k0) * k_step + done * pixel_step;
@@ -117,11 +117,12 @@ void gather_columns_nhwc(const Correlation& q, const T* source, i64 k0, i64 k1, 
     for (i64 k = k0; k < k1;) {
       const i64 tap = k / channels, c = k % channels;
       const i64 count = min_of(channels - c, k1 - k);
-      const i64 j[3] = {tap / q.axis[2].taps / q.axis[1].taps, tap / q.axis[2].taps % q.axis[1].taps,
-                        tap % q.axis[2].taps};
+      const i64 j[3] = {tap / q.axis[2].taps / q.axis[1].taps,
+                        tap / q.axis[2].taps % q.axis[1].taps, tap % q.axis[2].taps};
       const T* from = source + at.n * q.source.n + c;
       for (int a = 0; a < 3 && from; ++a) {
-        const i64 s = border_index(q.axis[a].source(at.o[a], j[a]), q.axis[a].source_size, q.border);
+        const i64 s =
+            border_index(q.axis[a].source(at.o[a], j[a]), q.axis[a].source_size, q.border);
         from = s < 0 ? nullptr : from + s * q.source.axis[a];
       }
       T* out = to + (k - k0) * k_step + i * pixel_step;

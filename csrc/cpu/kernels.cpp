@@ -24,7 +24,8 @@ template <class T>
 constexpr ConvKernel direct_kernel{nullptr, nullptr, nullptr, nullptr, nullptr, direct<T>};
 template <class T>
 constexpr ConvKernel gemm_kernel{
-    nullptr, gemm_packed_bytes<T>, gemm_pack<T>, gemm_scratch_bytes<T>, gemm_shared_bytes<T>, gemm<T>};
+    nullptr, gemm_packed_bytes<T>, gemm_pack<T>, gemm_scratch_bytes<T>, gemm_shared_bytes<T>,
+    gemm<T>};
 
 }  // namespace
 

@@ -1,7 +1,8 @@
 // parallel_for: the only file that knows OpenMP.
 //
 // Results never depend on the number of threads: a task computes the same numbers whoever runs it,
-// and no sum is split by thread. Bodies must not throw (a kernel gets checked sizes and its scratch).
+// and no sum is split by thread. Bodies must not throw (a kernel gets checked sizes and its
+// scratch).
 #pragma once
 #if defined(_OPENMP)
 #include <omp.h>

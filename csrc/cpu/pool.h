@@ -4,15 +4,13 @@
 //   lp    y = (sum |x|^p)^(1/p)                   unpool  y[index] = x, else 0
 //
 // Forward runs over rows of outputs in parallel. Lanes are channels (NHWC), neighbouring outputs of
-// a row (NCHW), or, where one window is long, its taps. Backward of avg and lp runs over rows of
-// inputs in parallel: a row collects from the outputs that cover it, in window order. Backward of
-// max and unpooling scatter by index, a plane (or a block of channels) a task. So no result depends
-// on threads, batch or place in the image.
+// a row (NCHW), or, where one window is long, its taps. Backward of max and unpooling scatter by
+// index, a plane (or a block of channels) a task; that of avg and lp is in pool_backward.h. So no
+// result depends on threads, batch or place in the image.
 #pragma once
 #include <utility>
 
-#include "../kernels.h"
-#include "parallel.h"
+#include "pool_backward.h"
 
 namespace pyconv::PYCONV_TARGET {
 
@@ -22,108 +20,6 @@ struct PackOf {
 };
 template <class T, int N>
 using Pack = typename PackOf<T, N>::type;
-
-// Windows -----------------------------------------------------------------------------------------
-
-// Bounds of an adaptive window may need more than 64 bits on the way.
-PYCONV_INLINE i64 scaled_down(i64 i, i64 size, i64 parts) { return i64(__int128(i) * size / parts); }
-PYCONV_INLINE i64 scaled_up(i64 i, i64 size, i64 parts) {
-  return i64((__int128(i) * size + parts - 1) / parts);
-}
-
-// One output's window on one axis.
-struct Taps {
-  i64 first, count;  // the taps inside the input: position of the first, how many
-  i64 skipped;       // taps before them
-  i64 padded;        // taps inside the padded input
-};
-
-PYCONV_INLINE i64 taps_within(i64 length, const PoolProblem& p, int axis) {
-  const i64 step = p.dilation[axis];
-  return min_of(p.window[axis], length <= 0 ? 0 : step == 1 ? length : ceil_div(length, step));
-}
-
-PYCONV_INLINE Taps taps_of(const PoolProblem& p, int axis, i64 o) {
-  if (p.adaptive) {
-    const i64 first = scaled_down(o, p.in[axis], p.out[axis]);
-    const i64 count = scaled_up(o + 1, p.in[axis], p.out[axis]) - first;
-    return {first, count, 0, count};
-  }
-  const i64 start = o * p.stride[axis] - p.pad[axis];
-  const i64 skipped = taps_within(-start, p, axis);
-  return {start + skipped * p.dilation[axis], taps_within(p.in[axis] - start, p, axis) - skipped,
-          skipped, taps_within(p.in[axis] + p.pad[axis] - start, p, axis)};
-}
-
-// The outputs [begin, end) whose windows reach over input i.
-struct Range {
-  i64 begin, end;
-};
-
-PYCONV_INLINE Range covering(const PoolProblem& p, int axis, i64 i) {
-  if (p.adaptive)
-    return {scaled_down(i, p.out[axis], p.in[axis]), scaled_up(i + 1, p.out[axis], p.in[axis])};
-  const i64 last = i + p.pad[axis], reach = (p.window[axis] - 1) * p.dilation[axis];
-  return {last <= reach ? 0 : ceil_div(last - reach, p.stride[axis]),
-          min_of(p.out[axis], last / p.stride[axis] + 1)};
-}
-
-// Which tap of output o reads input i; -1 where dilation steps over it.
-PYCONV_INLINE i64 tap_at(const PoolProblem& p, int axis, i64 o, i64 i) {
-  if (p.adaptive) return i - scaled_down(o, p.in[axis], p.out[axis]);
-  const i64 distance = i + p.pad[axis] - o * p.stride[axis];
-  return distance % p.dilation[axis] ? -1 : distance / p.dilation[axis];
-}
-
-// The same pooling, easier to run: adaptive windows of one size are a stride, and axes pooled away
-// as a whole are one long axis.
-PYCONV_INLINE PoolProblem simplified(PoolProblem p) {
-  if (p.adaptive) {
-    p.adaptive = p.in[0] % p.out[0] || p.in[1] % p.out[1] || p.in[2] % p.out[2];
-    for (int axis = 0; axis < 3; ++axis) {
-      p.window[axis] = p.stride[axis] = p.in[axis] / p.out[axis];
-      p.dilation[axis] = 1;
-      p.pad[axis] = 0;
-    }
-  }
-  auto whole = [&](int axis) {
-    return p.out[axis] == 1 && p.window[axis] == p.in[axis] && p.pad[axis] == 0 &&
-           (p.dilation[axis] == 1 || p.window[axis] == 1);
-  };
-  if (p.adaptive || p.weighted || p.layout == Layout::nhwc || !whole(2)) return p;
-  for (int axis = 1; axis >= 0 && whole(axis); --axis) {
-    p.in[2] *= p.in[axis];
-    p.in[axis] = p.window[axis] = 1;
-  }
-  p.window[2] = p.in[2];
-  p.dilation[2] = 1;
-  return p;
-}
-
-// A sum over the window's weights where the average counts them.
-template <class T>
-T weight_of(const PoolProblem& p, const Taps (&t)[3], const T* weights) {
-  i64 begin[3], end[3];
-  for (int axis = 0; axis < 3; ++axis) {
-    begin[axis] = p.include_pad ? 0 : t[axis].skipped;
-    end[axis] = p.include_pad ? t[axis].padded : t[axis].skipped + t[axis].count;
-  }
-  T sum = 0;
-  for (i64 z = begin[0]; z < end[0]; ++z)
-    for (i64 h = begin[1]; h < end[1]; ++h)
-      for (i64 w = begin[2]; w < end[2]; ++w)
-        sum += weights[(z * p.window[1] + h) * p.window[2] + w];
-  return sum;
-}
-
-// What an average divides by.
-template <class T>
-PYCONV_INLINE T divisor_of(const PoolProblem& p, const Taps (&t)[3], const T* weights) {
-  if (p.divisor) return T(p.divisor);
-  if (weights) return weight_of(p, t, weights);
-  return p.include_pad ? T(t[0].padded) * T(t[1].padded) * T(t[2].padded)
-                       : T(t[0].count) * T(t[1].count) * T(t[2].count);
-}
 
 // Operations --------------------------------------------------------------------------------------
 //
@@ -225,20 +121,6 @@ struct Average {
   PYCONV_INLINE void fold() { total[0] = sum_lanes<T>(total); }
   PYCONV_INLINE void store_to(T* y, i64*, int count) { store_first(y, total / divisor, count); }
 };
-
-// x^p lane by lane, in double: float32 powers neither overflow nor lose digits.
-template <class V>
-PYCONV_INLINE V power_of(V x, double p) {
-  for (int i = 0; i < int(sizeof x / sizeof x[0]); ++i) x[i] = __builtin_pow(double(x[i]), p);
-  return x;
-}
-PYCONV_INLINE float power_of(float x, double p) { return float(__builtin_pow(double(x), p)); }
-PYCONV_INLINE double power_of(double x, double p) { return __builtin_pow(x, p); }
-
-template <class V>
-PYCONV_INLINE V magnitude(V x) {
-  return x < 0 ? -x : x;
-}
 
 template <class T>
 struct Lp {
@@ -357,8 +239,8 @@ void long_window(const Frame<T>& f, const Taps (&t)[3], const T* x, T* y, i64* a
         op.tap(v, row + w, 0);
       }
       if (w < t[2].count) {
-        for (int i = 0; i < Op::width; ++i)
-          v[i] = w + i < t[2].count ? from[w + i] : Op::filler(from[w]);
+        v = typename Op::V{} + Op::filler(from[w]);
+        __builtin_memcpy(&v, from + w, std::size_t(t[2].count - w) * sizeof(T));
         op.tap(v, row + w, 0);
       }
       op.end_row();
@@ -371,18 +253,14 @@ void long_window(const Frame<T>& f, const Taps (&t)[3], const T* x, T* y, i64* a
 template <class Op, int Step, class T>
 void output_row(const Frame<T>& f, Taps (&t)[3], const T* x, T* y, i64* at) {
   const PoolProblem& p = f.p;
-  const i64 q = p.out[2], stride = p.stride[2];
-  const i64 reach = (p.window[2] - 1) * p.dilation[2];
-  const i64 low = p.adaptive ? q : min_of(q, ceil_div(p.pad[2], stride));
-  const i64 room = p.in[2] + p.pad[2] - reach;  // positions a whole window can start at, plus pad
-  const i64 high = p.adaptive || room <= 0 ? low : max_of(low, min_of(q, ceil_div(room, stride)));
-  for (i64 o = 0; o < q;) {
+  const Range whole = inside(p);
+  for (i64 o = 0; o < p.out[2];) {
     int count = 1;
-    if (o >= low && o < high) {
-      count = int(min_of<i64>(Op::width, high - o));
+    if (o >= whole.begin && o < whole.end) {
+      count = int(min_of<i64>(Op::width, whole.end - o));
       // The last whole vector overlaps the one before; it computes the same numbers again.
-      if (high - low >= Op::width && count < Op::width) {
-        o = high - Op::width;
+      if (whole.end - whole.begin >= Op::width && count < Op::width) {
+        o = whole.end - Op::width;
         count = Op::width;
       }
     }
@@ -407,24 +285,12 @@ void output_row_nhwc(const Frame<T>& f, Taps (&t)[3], const T* x, T* y, i64* at)
   }
 }
 
-// body(image, z, h) over all rows of `images` grids, several rows a task.
-template <class Body>
-PYCONV_INLINE void parallel_rows(i64 images, const i64 (&grid)[3], i64 row_work, int threads,
-                                 Body&& body) {
-  const i64 rows = images * grid[0] * grid[1];
-  const i64 together = max_of<i64>(1, 16384 / max_of<i64>(1, row_work));
-  parallel_for(ceil_div(rows, together), threads, [&](i64 task, int) {
-    for (i64 row = task * together; row < min_of(rows, (task + 1) * together); ++row)
-      body(row / grid[1] / grid[0], row / grid[1] % grid[0], row % grid[1]);
-  });
-}
-
 template <class Op, class T>
 void forward(const PoolProblem& p, const Buffers& b) {
   const bool nhwc = p.layout == Layout::nhwc;
   const i64 channels = nhwc ? p.c : 1;
   const bool along_window = !nhwc && !p.weighted && p.dilation[2] == 1 &&
-                            p.window[2] >= 2 * Op::width &&
+                            p.window[2] >= 8 &&
                             (p.adaptive || p.stride[2] > 2 || p.out[2] < Op::width);
   const Frame<T> f{p, p.weighted ? static_cast<const T*>(b.b) : nullptr, channels,
                    nhwc ? 0 : along_window ? 1 : p.stride[2]};
@@ -449,92 +315,7 @@ void forward(const PoolProblem& p, const Buffers& b) {
   });
 }
 
-// Backward ----------------------------------------------------------------------------------------
-
-// A scalar or a vector of the first `count` elements.
-template <class V, class T>
-PYCONV_INLINE V get(const T* p, int count) {
-  V v{};
-  if (count == int(sizeof(V) / sizeof(T)))
-    __builtin_memcpy(&v, p, sizeof v);
-  else
-    __builtin_memcpy(&v, p, std::size_t(count) * sizeof(T));
-  return v;
-}
-
-template <class V, class T>
-PYCONV_INLINE void put(T* p, V v, int count) {
-  if (count == int(sizeof(V) / sizeof(T)))
-    __builtin_memcpy(p, &v, sizeof v);
-  else
-    __builtin_memcpy(p, &v, std::size_t(count) * sizeof(T));
-}
-
-// dy / dx of the p-norm: sign(x) (|x| / y)^(p - 1), 0 at x = 0 and at y = 0.
-template <class V>
-PYCONV_INLINE V norm_slope(V x, V y, double p) {
-  const V ratio = magnitude(x) / y;
-  V part = ratio;
-  if (p == 1) part = ratio * 0 + 1;
-  else if (p == __builtin_inf()) part = magnitude(x) == y ? V{} + 1 : V{};
-  else if (p != 2) part = power_of(ratio, p - 1);
-  const V slope = x > 0 ? part : -part;
-  return ((x == 0) | (y == 0)) ? V{} : slope;
-}
-
-// One row of dx, V wide along the channels.
-template <class T, class V>
-void input_row(const PoolProblem& p, const Buffers& b, i64 channels, i64 image, i64 z, i64 h) {
-  constexpr int width = int(sizeof(V) / sizeof(T));
-  const bool lp = p.kind == PoolKind::lp;
-  const T* const dy = static_cast<const T*>(b.a);
-  const T* const y = static_cast<const T*>(b.aux);
-  const T* const weights = p.weighted ? static_cast<const T*>(b.b) : nullptr;
-  const i64 row = ((image * p.in[0] + z) * p.in[1] + h) * p.in[2] * channels;
-  T* const dx = static_cast<T*>(b.out) + row;
-  const T* const x = lp ? static_cast<const T*>(b.b) + row : nullptr;
-  __builtin_memset(dx, 0, std::size_t(p.in[2] * channels) * sizeof(T));
-  const Range over_z = covering(p, 0, z), over_h = covering(p, 1, h);
-  for (i64 oz = over_z.begin; oz < over_z.end; ++oz) {
-    const i64 tap_z = tap_at(p, 0, oz, z);
-    for (i64 oh = over_h.begin; oh < over_h.end && tap_z >= 0; ++oh) {
-      const i64 tap_h = tap_at(p, 1, oh, h);
-      if (tap_h < 0) continue;
-      Taps t[3] = {taps_of(p, 0, oz), taps_of(p, 1, oh), {}};
-      const i64 from = ((image * p.out[0] + oz) * p.out[1] + oh) * p.out[2];
-      for (i64 ow = 0; ow < p.out[2]; ++ow) {
-        t[2] = taps_of(p, 2, ow);
-        const T divisor = lp ? T(1) : divisor_of(p, t, weights);
-        const T* const weight =
-            weights ? weights + (tap_z * p.window[1] + tap_h) * p.window[2] + t[2].skipped : nullptr;
-        for (i64 c = 0; c < channels; c += width) {
-          const int count = int(min_of<i64>(width, channels - c));
-          const i64 o = (from + ow) * channels + c;
-          const V g = get<V>(dy + o, count) / divisor;
-          const V norm = lp ? get<V>(y + o, count) : V{};
-          for (i64 w = 0; w < t[2].count; ++w) {
-            const i64 i = (t[2].first + w * p.dilation[2]) * channels + c;
-            V part = g;
-            if (lp) part *= norm_slope(get<V>(x + i, count), norm, p.norm_type);
-            if (weight) part *= weight[w];
-            put(dx + i, V(get<V>(dx + i, count) + part), count);
-          }
-        }
-      }
-    }
-  }
-}
-
-template <class T>
-void backward(const PoolProblem& p, const Buffers& b) {
-  const bool nhwc = p.layout == Layout::nhwc;
-  const i64 channels = nhwc ? p.c : 1;
-  parallel_rows(nhwc ? p.n : p.n * p.c, p.in, p.in[2] * channels, b.threads,
-                [&](i64 image, i64 z, i64 h) {
-                  if (channels > 1) input_row<T, Vec<T>>(p, b, channels, image, z, h);
-                  else input_row<T, T>(p, b, channels, image, z, h);
-                });
-}
+// Scatter ------------------------------------------------------------------------------------------
 
 // to = 0, then to[index] += from (or = from) in order; `pixels` of the small and of the big plane.
 template <class T, bool Add>

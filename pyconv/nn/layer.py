@@ -69,6 +69,11 @@ class Parameter:
         return f"Parameter(shape={self.value.shape}, dtype={self.value.dtype})"
 
 
+def _type_name(cls: type) -> str:
+    own = cls.__module__.startswith("pyconv.nn.")
+    return cls.__name__ if own else f"{cls.__module__}.{cls.__qualname__}"
+
+
 class Layer:
     """Base of all layers: `y = layer(x)` and then `dx = layer.backward(dy)`.
 
@@ -318,11 +323,6 @@ def _arguments(cls: type[Layer]) -> Mapping[str, inspect.Parameter]:
     parameters = dict(inspect.signature(cls.__init__).parameters)
     parameters.pop("self")
     return parameters if cls.__init__ is not object.__init__ else {}
-
-
-def _type_name(cls: type) -> str:
-    own = cls.__module__.startswith("pyconv.nn.")
-    return cls.__name__ if own else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _join(prefix: str, name: str) -> str:

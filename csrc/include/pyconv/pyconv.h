@@ -29,9 +29,9 @@ extern "C" {
 
 typedef enum pyconv_status {
   PYCONV_OK = 0,
-  PYCONV_VALUE_ERROR = 1,   /* a shape or number that breaks a rule; the text names it */
-  PYCONV_MEMORY_ERROR = 2,  /* the plan itself could not be allocated */
-  PYCONV_RUNTIME_ERROR = 3  /* a device fault */
+  PYCONV_VALUE_ERROR = 1,  /* a shape or number that breaks a rule; the text names it */
+  PYCONV_MEMORY_ERROR = 2, /* the plan itself could not be allocated */
+  PYCONV_RUNTIME_ERROR = 3 /* a device fault */
 } pyconv_status;
 
 typedef enum pyconv_dtype { PYCONV_FLOAT32 = 0, PYCONV_FLOAT64 = 1 } pyconv_dtype;
@@ -96,16 +96,16 @@ typedef struct pyconv_conv_desc {
   const char* op;     /* starts every error text, e.g. "conv2d" */
   int32_t axes;       /* 1, 2 or 3 */
   int32_t pass, dtype, layout, border, activation, algorithm;
-  int32_t transposed;   /* 1: FWD is the transposed convolution, the others its gradients */
-  int32_t flip;         /* 1: true convolution, 0: cross-correlation */
-  int32_t padding_kind; /* pyconv_padding */
-  int32_t padding_pairs;   /* 1: padding holds (before, after) pairs */
-  int32_t batch_invariant; /* 1: the plan does not look at N */
-  int32_t strict;          /* 1: only direct and GEMM in plain arithmetic */
-  pyconv_ints x, w;        /* shapes */
-  pyconv_ints dy;          /* backward passes: the shape of the given gradient, or not given */
+  int32_t transposed;         /* 1: FWD is the transposed convolution, the others its gradients */
+  int32_t flip;               /* 1: true convolution, 0: cross-correlation */
+  int32_t padding_kind;       /* pyconv_padding */
+  int32_t padding_pairs;      /* 1: padding holds (before, after) pairs */
+  int32_t batch_invariant;    /* 1: the plan does not look at N */
+  int32_t strict;             /* 1: only direct and GEMM in plain arithmetic */
+  pyconv_ints x, w;           /* shapes */
+  pyconv_ints dy;             /* backward passes: the shape of the given gradient, or not given */
   pyconv_ints bias, residual; /* shapes, if used */
-  pyconv_ints stride, padding, dilation; /* count 1 stands for every axis */
+  pyconv_ints stride, padding, dilation;   /* count 1 stands for every axis */
   pyconv_ints output_padding, output_size; /* transposed only */
   int64_t groups;
 } pyconv_conv_desc;
@@ -133,15 +133,15 @@ typedef struct pyconv_pool_desc {
   int32_t dtype, layout;
   int32_t adaptive; /* 1: windows follow from output_size, kernel and stride are not used */
   int32_t ceil_mode;
-  int32_t exclude_pad;  /* 1: count_include_pad is false */
-  int32_t has_divisor;  /* 1: divisor replaces the window's size */
+  int32_t exclude_pad; /* 1: count_include_pad is false */
+  int32_t has_divisor; /* 1: divisor replaces the window's size */
   int64_t divisor;
-  double norm_type;     /* LP: p > 0, infinity allowed */
-  pyconv_ints x, dy;    /* shapes: the pooling's input, and the gradient of its output */
-  pyconv_ints indices;  /* shape, where indices are read */
-  pyconv_ints weights;  /* shape of the window weights, if used */
+  double norm_type;    /* LP: p > 0, infinity allowed */
+  pyconv_ints x, dy;   /* shapes: the pooling's input, and the gradient of its output */
+  pyconv_ints indices; /* shape, where indices are read */
+  pyconv_ints weights; /* shape of the window weights, if used */
   pyconv_ints kernel, stride, padding, dilation; /* stride not given: kernel */
-  pyconv_ints output_size; /* adaptive, or UNPOOL */
+  pyconv_ints output_size;                       /* adaptive, or UNPOOL */
 } pyconv_pool_desc;
 
 typedef struct pyconv_buffers {
@@ -152,6 +152,7 @@ typedef struct pyconv_buffers {
   void* workspace;
   size_t workspace_bytes;
   int32_t b_is_packed; /* b comes from pyconv_pack_weights */
+  void* stream;        /* of a device; NULL on the CPU */
 } pyconv_buffers;
 
 typedef struct pyconv_plan pyconv_plan;
@@ -189,7 +190,8 @@ PYCONV_API pyconv_status pyconv_activation_backward(int32_t activation, int32_t 
 PYCONV_API void pyconv_set_num_threads(int32_t threads); /* 0: as OpenMP says */
 PYCONV_API int32_t pyconv_get_num_threads(void);
 
-/* Instruction sets: names of the built ones that run on this machine, best first; the chosen one. */
+/* Instruction sets: names of the built ones that run on this machine, best first; the chosen one.
+ */
 PYCONV_API int32_t pyconv_target_count(void);
 PYCONV_API const char* pyconv_target_name(int32_t i);
 PYCONV_API const char* pyconv_get_target(void);

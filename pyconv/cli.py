@@ -1,0 +1,210 @@
+"""The command `pyconv`: train, eval, predict, summary, info."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_EXIT_CODES = """exit codes: 0 success, 1 error, 2 wrong usage, 130 (Ctrl-C) and 143 (SIGTERM)
+stopped after finishing the step and saving the state for --resume"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    parser = _parser()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(arguments)
+    try:
+        if getattr(args, "config", None) is not None:
+            # As options put before the given ones, so that both are checked alike and these win.
+            args = parser.parse_args([args.command, *_toml_options(args.config), *arguments[1:]])
+        code: int = args.run(args)
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except (ImportError, OSError, ValueError, FloatingPointError, MemoryError) as error:
+        print(f"pyconv: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from pyconv.nn.models import CATALOGUE
+
+    parser = argparse.ArgumentParser(
+        prog="pyconv",
+        description="Train and use convolutional networks.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=run)
+        return sub
+
+    train = command(
+        "train",
+        _train,
+        "Train a network; with no options LeNet-5 on the handwritten digits in the package.",
+    )
+    option = train.add_argument
+    option("--model", choices=CATALOGUE, help="default lenet5 (cifar10: resnet20)")
+    option("--data", metavar="D", help="digits (default), mnist, fashion, cifar10 or folder:PATH")
+    option("--data-dir", metavar="DIR", help="where the data sets lie; default $PYCONV_DATA")
+    option("--epochs", type=_positive, metavar="N", help="passes over the training images")
+    option("--batch-size", type=_positive, metavar="B", help="images a step")
+    option("--lr", type=float, metavar="R", help="learning rate at its highest")
+    option("--optimizer", choices=("sgd", "adam", "adamw"), help="default adam")
+    option(
+        "--schedule",
+        choices=("constant", "step", "cosine", "one_cycle"),
+        help="of the learning rate; default one_cycle",
+    )
+    option("--shift", type=_natural, metavar="P", help="augmentation: random shifts by up to P pixels")
+    option("--device", choices=("cpu",), default="cpu", help="default cpu")
+    option("--threads", type=_positive, metavar="T", help="default: all cores; changes no result")
+    option("--seed", type=_natural, metavar="S", help="of weights, order and augmentation; default 0")
+    option("--out", type=Path, metavar="DIR", help="default runs/MODEL-DATA, numbered if it exists")
+    option("--resume", action="store_true", help="go on with the stopped run in --out")
+    option("--config", type=Path, metavar="FILE", help="TOML file of these options")
+
+    evaluate = command("eval", _eval, "Test accuracy of a finished run.")
+    evaluate.add_argument("directory", type=Path, metavar="RUN")
+    evaluate.add_argument("--data", metavar="D", help="default: the data it was trained on")
+    evaluate.add_argument("--data-dir", metavar="DIR", help="default $PYCONV_DATA")
+
+    predict = command("predict", _predict, "Classify image files with a finished run.")
+    predict.add_argument("directory", type=Path, metavar="RUN")
+    predict.add_argument("images", nargs="+", metavar="IMAGE")
+
+    summary = command("summary", _summary, "Layers of a model: shapes, parameters, multiply-adds.")
+    summary.add_argument("model", metavar="MODEL", help=f"{', '.join(CATALOGUE)}, or a run")
+    summary.add_argument("--channels", type=_positive, metavar="C", help="of the input; default 1")
+    summary.add_argument("--classes", type=_positive, default=10, metavar="K", help="default 10")
+
+    command("info", _info, "What was built and what was chosen on this machine.")
+    return parser
+
+
+_CONFIG = ("model", "data", "epochs", "batch_size", "lr", "optimizer", "schedule", "shift", "seed")
+
+
+def _train(args: argparse.Namespace) -> int:
+    import pyconv
+    from pyconv.train.run import Config, Interrupted, read_config, run
+
+    if args.threads is not None:
+        pyconv.set_num_threads(args.threads)
+    given = {name: getattr(args, name) for name in _CONFIG if getattr(args, name) is not None}
+    if args.resume:
+        if args.out is None:
+            raise ValueError("--resume needs --out RUN, the directory of the stopped run")
+        config, directory = read_config(args.out), args.out
+        for name, value in given.items():
+            if value != getattr(config, name):
+                raise ValueError(
+                    f"--resume: the run has {name} = {getattr(config, name)!r}, not {value!r}"
+                )
+    else:
+        config = Config.of(given)
+        directory = args.out or _free(config.model, config.data)
+        if (directory / "config.json").exists():
+            raise ValueError(f"{directory} holds a run; give --resume or another --out")
+    print(f"{config.model} on {config.data}, {config.epochs} epochs, seed {config.seed}: {directory}/")
+    try:
+        result = run(config, directory, data_dir=args.data_dir, resume=args.resume)
+    except Interrupted as error:
+        print(f"pyconv: {error}", file=sys.stderr)
+        return error.exit_code
+    print(_result(result))
+    print(f"written to {directory}/: {', '.join(sorted(p.name for p in directory.iterdir()))}")
+    return 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from pyconv.train.run import evaluate
+
+    print(_result(evaluate(args.directory, args.data, args.data_dir)))
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from pyconv.train.run import Trained
+
+    trained = Trained(args.directory)
+    width = max(map(len, args.images))
+    for file, shares in zip(args.images, trained.classify(args.images), strict=True):
+        best = sorted(range(len(shares)), key=lambda k: -shares[k])[:3]
+        guesses = "  ".join(f"{trained.classes[k]} {100 * shares[k]:5.1f} %" for k in best)
+        print(f"{file:<{width}}  {guesses}")
+    return 0
+
+
+def _summary(args: argparse.Namespace) -> int:
+    from pyconv.nn.models import CATALOGUE
+    from pyconv.train.run import Trained
+
+    if args.model in CATALOGUE:
+        model = CATALOGUE[args.model]
+        channels = args.channels or 1
+        net, shape = model.build(args.classes, channels), (1, channels, *model.size)
+    elif Path(args.model).is_dir():
+        trained = Trained(Path(args.model))
+        net, shape = trained.net, (1, trained.image[0], *trained.size)
+    else:
+        raise ValueError(f"{args.model!r} is no run and none of {', '.join(CATALOGUE)}")
+    print(net.summary(shape))
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    import pyconv
+
+    pyconv.show_config()
+    return 0
+
+
+def _result(found: dict[str, float]) -> str:
+    accuracy = f"test accuracy {100 * found['accuracy']:.2f} %, " if "accuracy" in found else ""
+    return f"{accuracy}test loss {found['loss']:.4f}"
+
+
+def _free(model: str, data: str) -> Path:
+    """The first of runs/MODEL-DATA, runs/MODEL-DATA-2, ... that does not exist."""
+    name = f"{model}-{Path(data.removeprefix('folder:')).name}"
+    number = 1
+    while (path := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return path
+
+
+def _toml_options(path: Path) -> list[str]:
+    import tomllib
+
+    with open(path, "rb") as file:
+        table = tomllib.load(file)
+    options: list[str] = []
+    for name, value in table.items():
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError(f"{path}: {name} must be a string or a number, got {value!r}")
+        options.append(f"--{name.replace('_', '-')}={value}")
+    return options
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {number}")
+    return number
