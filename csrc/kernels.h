@@ -35,6 +35,7 @@ struct Kernels {
   void (*pool[2])(const PoolProblem&, Pass, const Buffers&);
   void (*activation_backward[2])(Activation, i64 size, const void* dy, const void* y, void* dx,
                                  int threads);
+  bool device = false;  // buffers are a device's: the host must not read the indices in them
 };
 
 }  // namespace pyconv

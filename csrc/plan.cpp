@@ -99,8 +99,12 @@ void set_buffer_bytes(const pyconv_pool_desc& desc, pyconv_plan& plan) {
   switch (p.kind) {
     case PoolKind::max: bytes[forward ? 5 : 1] = y * 8; break;
     case PoolKind::avg:
-      bytes[1] =
-          desc.weights.values ? std::size_t(p.window[0] * p.window[1] * p.window[2]) * element : 0;
+      if (desc.weights.values) {  // an array of the window's shape, so its size cannot be absurd
+        const Check check(desc.op, desc.axes);
+        const i64 plane = check.times(p.window[1], p.window[2], "weights");
+        bytes[1] = std::size_t(check.times(check.times(p.window[0], plane, "weights"), 8, "weights"));
+        if (p.dtype == DType::f32) bytes[1] /= 2;
+      }
       break;
     case PoolKind::lp:
       if (!forward) bytes[1] = x * element, bytes[5] = y * element;
@@ -177,7 +181,8 @@ pyconv_plan plan_pool(const pyconv_pool_desc& desc) {
   plan.rank = int(shape.size());
   std::copy(shape.begin(), shape.end(), plan.shape);
   const double planes = double(p.n) * double(p.c);
-  const double window = p.adaptive ? 1 : double(p.window[0] * p.window[1] * p.window[2]);
+  const double window =
+      p.adaptive ? 1 : double(p.window[0]) * double(p.window[1]) * double(p.window[2]);
   plan.flops = planes * double(p.out_pixels()) * window;
   plan.bytes = (p.dtype == DType::f32 ? 4 : 8) * planes * double(p.in_pixels() + p.out_pixels());
   plan.most_threads = plan.flops + plan.bytes < serial_flops ? 1 : 1 << 20;

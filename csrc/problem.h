@@ -48,11 +48,11 @@ struct ConvProblem {
   Activation activation;
   bool flip;
 
-  i64 c_per_group() const { return c / groups; }
-  i64 k_per_group() const { return k / groups; }
-  i64 taps() const { return filter[0] * filter[1] * filter[2]; }
-  i64 in_pixels() const { return in[0] * in[1] * in[2]; }
-  i64 out_pixels() const { return out[0] * out[1] * out[2]; }
+  PYCONV_HD i64 c_per_group() const { return c / groups; }
+  PYCONV_HD i64 k_per_group() const { return k / groups; }
+  PYCONV_HD i64 taps() const { return filter[0] * filter[1] * filter[2]; }
+  PYCONV_HD i64 in_pixels() const { return in[0] * in[1] * in[2]; }
+  PYCONV_HD i64 out_pixels() const { return out[0] * out[1] * out[2]; }
 };
 
 struct PoolProblem {
@@ -69,8 +69,8 @@ struct PoolProblem {
   i64 divisor;       // average: 0, or what to divide by instead
   double norm_type;
 
-  i64 in_pixels() const { return in[0] * in[1] * in[2]; }
-  i64 out_pixels() const { return out[0] * out[1] * out[2]; }
+  PYCONV_HD i64 in_pixels() const { return in[0] * in[1] * in[2]; }
+  PYCONV_HD i64 out_pixels() const { return out[0] * out[1] * out[2]; }
 };
 
 // The only way to a problem. Throws ValueError. `pass` is the pass of the returned problem: for a

@@ -48,9 +48,9 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
 def float_name(op: str, dtype: npt.DTypeLike) -> str:
     """The name of a dtype given as such; TypeError unless it is one of the two that serve."""
     try:
-        found = np.dtype(dtype)
+        found = np.dtype("V" if dtype is None else dtype)
     except TypeError:
-        found = None
+        found = np.dtype("V")
     if found not in (_FLOAT32, _FLOAT64):
         raise TypeError(f"{op}: dtype must be float32 or float64, got {dtype!r}")
     return found.name
@@ -105,7 +105,7 @@ def host_view(op: str, name: str, array: Array) -> Dense:
     try:
         return np.from_dlpack(array)
     except (BufferError, RuntimeError) as error:
-        raise TypeError(f"{op}: {name} cannot be read as an array: {error}") from error
+        raise TypeError(f"{op}: {name} cannot be read as float32 or float64: {error}") from error
 
 
 def _exporter(op: str, name: str, array: Array) -> Callable[[Dense], Array]:
@@ -147,6 +147,8 @@ class Call:
         shapes: Mapping[str, Shape] | None = None,
         may_turn: bool = True,
     ) -> None:
+        if not isinstance(layout, str):
+            raise TypeError(f"{op}: layout must be a string, got {layout!r}")
         self.op = op
         self.layout = self.run_layout = layout
         self._shapes = dict(shapes or {})

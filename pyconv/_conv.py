@@ -6,14 +6,10 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._arrays import Array, Call, Dense, dtype_name, ready, run, shape_tuple
-from ._plan import conv_plan
+from ._arrays import Array, Call, Dense, Shape, dtype_name, ready, run, shape_tuple
+from ._plan import Options, conv_plan
 
 Gradients = tuple[Array, Array, Array]
-
-# stride, padding, dilation, groups, padding_mode, flip, activation, algorithm, output_padding,
-# output_size: the end of `_core.plan_conv`'s arguments, which describes the operation
-Options = tuple[Any, ...]
 
 
 def forward(
@@ -29,34 +25,43 @@ def forward(
     out: Array,
 ) -> Array:
     """The convolution or transposed convolution that every public one is."""
-    if out is None and w is not None and ready(x, w, b, residual):
-        plan = conv_plan(
-            op,
-            axes,
-            "fwd",
-            transposed,
-            dtype_name(x.dtype),
-            layout,
-            x.shape,
-            w.shape,
-            None,
-            None if b is None else b.shape,
-            None if residual is None else residual.shape,
-            *options,
-        )
-        y = np.empty(plan.output_shape, x.dtype)
-        run(plan, x, w, b, residual, y, None)
-        return y
-    call = Call(op, layout, {"x": x, "w": w, "b": b, "residual": residual})
+    if out is not None or w is None or not ready(x, w, b, residual):
+        arrays = {"x": x, "w": w, "b": b, "residual": residual}
+        return _forward_converted(Call(op, layout, arrays), axes, transposed, options, out)
+    dtype = x.dtype
+    b_shape = None if b is None else b.shape
+    residual_shape = None if residual is None else residual.shape
+    name = dtype_name(dtype)
+    plan = conv_plan(
+        op,
+        axes,
+        "fwd",
+        transposed,
+        name,
+        layout,
+        x.shape,
+        w.shape,
+        None,
+        b_shape,
+        residual_shape,
+        options,
+    )
+    y = np.empty(plan.output_shape, dtype)
+    run(plan, x, w, b, residual, y, None)
+    return y
 
-    def plan_in(run_layout: str) -> _core.Plan:
-        shapes = (call.shape(name, run_layout) for name in ("x", "w", "dy", "b", "residual"))
-        dtype = dtype_name(call.dtype)
-        return conv_plan(op, axes, "fwd", transposed, dtype, run_layout, *shapes, *options)
+
+def _forward_converted(
+    call: Call, axes: int, transposed: bool, options: Options, out: Array
+) -> Array:
+    def plan_in(layout: str) -> _core.Plan:
+        head = (call.op, axes, "fwd", transposed, dtype_name(call.dtype), layout)
+        shapes = (call.shape(name, layout) for name in ("x", "w", "dy", "b", "residual"))
+        return conv_plan(*head, *shapes, options)
 
     def kernel(plan: _core.Plan, y: Dense) -> None:
-        dense = call.dense
-        run(plan, dense("x"), dense("w"), dense("b"), dense("residual"), y, None)
+        x, w, b, residual = map(call.dense, ("x", "w", "b", "residual"))
+        run(plan, x, w, b, residual, y, None)
 
     return call.job(plan_in, kernel, out=out)()
 
@@ -92,32 +97,73 @@ def backward(
                 f"{op}: needs has {gradient!r}, whose gradient reads {read}: "
                 f"give the array, not its shape {shapes[read]}"
             )
-    outs = (None, None, None) if out is None else out
-    if not isinstance(outs, tuple | list) or len(outs) != 3:
-        raise TypeError(f"{op}: out must be a triple (dx, dw, db), got {out!r}")
-    call = Call(op, layout, arrays, shapes)
+    # All is checked before anything is computed, even where nothing is needed.
+    wanted = [gradient for gradient in "xwb" if gradient in needed] or ["b"]
+    if out is None and x is not None and w is not None and ready(*arrays.values()):
+        head = (op, axes, transposed, layout)
+        found = _backward_ready(*head, arrays, shapes, options, wanted)
+    else:
+        outs = (None, None, None) if out is None else out
+        if not isinstance(outs, tuple | list) or len(outs) != 3:
+            raise TypeError(f"{op}: out must be a triple (dx, dw, db), got {out!r}")
+        call = Call(op, layout, arrays, shapes)
+        targets = dict(zip("xwb", outs))
+        found = _backward_converted(call, axes, transposed, options, wanted, targets)
+    dx, dw, db = (found[gradient]() if gradient in needed else None for gradient in "xwb")
+    return dx, dw, db
 
-    def job(gradient: str, target: Array) -> Callable[[], Array]:
+
+def _backward_ready(
+    op: str,
+    axes: int,
+    transposed: bool,
+    layout: str,
+    arrays: dict[str, Dense],
+    shapes: dict[str, Shape],
+    options: Options,
+    wanted: list[str],
+) -> dict[str, Callable[[], Dense]]:
+    dy = arrays["dy"]
+    x, w = (shapes[name] if name in shapes else arrays[name].shape for name in ("x", "w"))
+    tail = (layout, x, w, dy.shape, None, None, options)
+
+    def job(gradient: str) -> Callable[[], Dense]:
+        direction, read = _GRADIENTS[gradient]
+        plan = conv_plan(op, axes, direction, transposed, dtype_name(dy.dtype), *tail)
+
+        def compute() -> Dense:
+            result = np.empty(plan.output_shape, dy.dtype)
+            run(plan, dy, arrays[read] if read else None, None, None, result, None)
+            return result
+
+        return compute
+
+    return {gradient: job(gradient) for gradient in wanted}
+
+
+def _backward_converted(
+    call: Call,
+    axes: int,
+    transposed: bool,
+    options: Options,
+    wanted: list[str],
+    targets: dict[str, Array],
+) -> dict[str, Callable[[], Array]]:
+    def job(gradient: str) -> Callable[[], Array]:
         direction, read = _GRADIENTS[gradient]
 
-        def plan_in(run_layout: str) -> _core.Plan:
-            x_shape, w_shape, dy_shape = (call.shape(n, run_layout) for n in ("x", "w", "dy"))
-            dtype = dtype_name(call.dtype)
-            head = (op, axes, direction, transposed, dtype, run_layout)
-            return conv_plan(*head, x_shape, w_shape, dy_shape, None, None, *options)
+        def plan_in(layout: str) -> _core.Plan:
+            head = (call.op, axes, direction, transposed, dtype_name(call.dtype), layout)
+            shapes = (call.shape(name, layout) for name in ("x", "w", "dy"))
+            return conv_plan(*head, *shapes, None, None, options)
 
         def kernel(plan: _core.Plan, result: Dense) -> None:
             run(plan, call.dense("dy"), call.dense(read), None, None, result, None)
 
-        channelled = gradient == "x"
-        name = f"out d{gradient}"
+        target, name, channelled = targets[gradient], f"out d{gradient}", gradient == "x"
         return call.job(plan_in, kernel, out=target, out_name=name, channelled=channelled)
 
-    # Everything is checked before anything is computed, even where nothing is needed.
-    wanted = [(g, target) for g, target in zip("xwb", outs) if g in needed]
-    jobs = {g: job(g, target) for g, target in wanted or [("b", None)]}
-    dx, dw, db = (jobs[g]() if g in needed else None for g in "xwb")
-    return dx, dw, db
+    return {gradient: job(gradient) for gradient in wanted}
 
 
 def _checked_needs(op: str, needs: Iterable[str]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Plans: the ones kept behind every call, and `plan_conv`, which hands one to the caller."""
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -8,68 +9,42 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _config, _core
-from ._arrays import Array, Call, Dense, Shape, float_name, run, shape_tuple
+from ._arrays import Array, Call, Dense, Shape, float_name, ready, run, shape_tuple
 
 Ints = int | Sequence[int]
 Padding = str | int | Sequence[int] | Sequence[Sequence[int]]
 
 
-# typed: True == 1 == 1.0 must not find each other's plan.
-@lru_cache(maxsize=256, typed=True)
-def _conv(settings: _config.Settings, target: str, *arguments: Any) -> _core.Plan:
-    op, *_, border, flip, activation, algorithm, _, _ = arguments
-    names = {"layout": arguments[5], "padding_mode": border, "algorithm": algorithm}
-    if activation is not None:
-        names["activation"] = activation
-    _require_types(op, names, {"flip": flip})
-    plan: Callable[..., _core.Plan] = _core.plan_conv
-    strict, invariant = settings.precision == "strict", settings.batch_invariant
-    if algorithm == "auto" and settings.algorithm != "auto":
-        preferred = (*arguments[:-3], settings.algorithm, *arguments[-2:])
-        try:
-            return plan(*preferred, strict, invariant)
-        except ValueError:  # it cannot serve, or the problem itself is wrong: "auto" will tell
-            pass
-    return plan(*arguments, strict, invariant)
+# What describes an operation beside its shapes, the end of the core's arguments:
+#   conv: stride, padding, dilation, groups, padding_mode, flip, activation, algorithm,
+#         output_padding, output_size
+#   pool: kernel_size, stride, padding, dilation, output_size, adaptive, ceil_mode,
+#         count_include_pad, divisor_override, norm_type
+Options = tuple[Any, ...]
+
+# The types of options of which nothing is special.
+_NONE = type(None)
+_CONV_TYPES = (int, int, int, int, str, bool, _NONE, str, int, _NONE)
+_POOL_TYPES = (int, _NONE, int, int, _NONE, bool, bool, bool, _NONE, float)
 
 
-@lru_cache(maxsize=256, typed=True)
-def _pool(target: str, *arguments: Any) -> _core.Plan:
-    op, layout = arguments[0], arguments[5]
-    *_, ceil_mode, count_include_pad, _, norm_type = arguments
-    flags = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
-    _require_types(op, {"layout": layout}, flags)
-    if isinstance(norm_type, bool) or not isinstance(norm_type, int | float | np.number):
-        raise TypeError(f"{op}: norm_type must be a number, got {norm_type!r}")
-    return _core.plan_pool(*arguments)
+def conv_plan(*problem: Any) -> _core.Plan:
+    """`_core.plan_conv` of its arguments up to residual and a tuple of `Options`, under the current
+    settings; the last 256 plans are kept.
+    """
+    return _kept(_conv, _CONV_TYPES, (_config.current(), _core.get_target(), *problem))
 
 
-def _require_types(op: str, names: dict[str, Any], flags: dict[str, Any]) -> None:
-    for name, value in names.items():
-        if not isinstance(value, str):
-            raise TypeError(f"{op}: {name} must be a string, got {value!r}")
-    for name, value in flags.items():
-        if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{op}: {name} must be a bool, got {value!r}")
+def pool_plan(*problem: Any) -> _core.Plan:
+    """`_core.plan_pool` of its arguments up to weights and a tuple of `Options`; kept likewise."""
+    return _kept(_pool, _POOL_TYPES, (_core.get_target(), *problem))
 
 
-def conv_plan(*arguments: Any) -> _core.Plan:
-    """`_core.plan_conv` of these arguments, up to output_size; kept while among the last 256."""
-    numbers = arguments[11:15] + arguments[19:]  # stride to groups; output_padding, output_size
-    return _kept(_conv, (_config.current(), _core.get_target(), *arguments), numbers)
-
-
-def pool_plan(*arguments: Any) -> _core.Plan:
-    """`_core.plan_pool` of these arguments; kept while among the last 256."""
-    return _kept(_pool, (_core.get_target(), *arguments), arguments[10:15])  # kernel to output_size
-
-
-def _kept(cached: Any, key: tuple[Any, ...], numbers: tuple[Any, ...]) -> _core.Plan:
-    for value in numbers:
-        if type(value) is not int and value is not None and not _exact(value):
-            key = tuple(map(_tuples, key))
-            if not all(map(_exact, key)):
-                return cached.__wrapped__(*key)  # type: ignore[no-any-return]
+def _kept(cached: Any, types: tuple[type, ...], key: tuple[Any, ...]) -> _core.Plan:
+    if tuple(map(type, key[-1])) != types and not _exact(key[-1], types):
+        key = (*key[:-1], _tuples(key[-1]))
+        if not _exact(key[-1], types):
+            return cached.__wrapped__(*key)  # type: ignore[no-any-return]
     try:
         return cached(*key)  # type: ignore[no-any-return]
     except TypeError:  # perhaps only because no dictionary can hold the key
@@ -77,12 +52,19 @@ def _kept(cached: Any, key: tuple[Any, ...], numbers: tuple[Any, ...]) -> _core.
     return cached.__wrapped__(*key)  # type: ignore[no-any-return]
 
 
-def _exact(value: Any) -> bool:
-    """Whether what is equal to `value` means the same: inside a tuple, True would equal 1."""
-    if type(value) is not tuple:
-        return type(value) is not list
-    for item in value:
-        if type(item) is not int and not (type(item) is tuple and _exact(item)):
+def _exact(options: Options, types: tuple[type, ...]) -> bool:
+    """Whether only the same options equal these: True, 1 and 1.0 would find each other's plan."""
+    for value, kind in zip(options, types):
+        found = type(value)
+        if found is tuple:
+            for item in value:
+                if type(item) is not int and not (
+                    type(item) is tuple and all(type(number) is int for number in item)
+                ):
+                    return False
+        elif not (
+            found is kind or found is str or value is None or (found is int and kind is _NONE)
+        ):
             return False
     return True
 
@@ -94,6 +76,54 @@ def _tuples(value: Any) -> Any:
 def forget_plans() -> None:
     _conv.cache_clear()
     _pool.cache_clear()
+
+
+@lru_cache(maxsize=256)
+def _conv(settings: _config.Settings, target: str, *problem: Any) -> _core.Plan:
+    *head, options = problem
+    op, layout = head[0], head[5]
+    *numbers, border, flip, activation, algorithm, output_padding, output_size = options
+    names = {"layout": layout, "padding_mode": border, "algorithm": algorithm}
+    if activation is not None:
+        names["activation"] = activation
+    _require_types(op, names, {"flip": flip})
+    numerics = (settings.precision == "strict", settings.batch_invariant)
+    core: Callable[..., _core.Plan] = _core.plan_conv
+
+    def plan(algorithm: str) -> _core.Plan:
+        rest = (border, flip, activation, algorithm, output_padding, output_size, *numerics)
+        return core(*head, *numbers, *rest)
+
+    if algorithm == "auto" and settings.algorithm != "auto":
+        try:
+            return plan(settings.algorithm)
+        except ValueError:  # it cannot serve, or the problem itself is wrong: "auto" will tell
+            pass
+    return plan(algorithm)
+
+
+@lru_cache(maxsize=256)
+def _pool(target: str, *problem: Any) -> _core.Plan:
+    *head, options = problem
+    op, layout, norm_type = head[0], head[5], options[9]
+    flags = {"ceil_mode": options[6], "count_include_pad": options[7]}
+    _require_types(op, {"layout": layout}, flags)
+    if isinstance(norm_type, bool) or not isinstance(
+        norm_type, float | int | np.floating | np.integer
+    ):
+        raise TypeError(f"{op}: norm_type must be a number, got {norm_type!r}")
+    if isinstance(norm_type, int) and abs(norm_type) > sys.float_info.max:
+        raise ValueError(f"{op}: norm_type must fit a float; it has {norm_type.bit_length()} bits")
+    return _core.plan_pool(*head, *options)
+
+
+def _require_types(op: str, names: dict[str, Any], flags: dict[str, Any]) -> None:
+    for name, value in names.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{op}: {name} must be a string, got {value!r}")
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{op}: {name} must be a bool, got {value!r}")
 
 
 class Plan:
@@ -187,27 +217,40 @@ class Plan:
             if second is not None or self._direction != "fwd":
                 raise TypeError("plan_conv: residual is the second array of a fwd plan alone")
             second = residual
-        w = b = None
-        if self._direction != "bwd_weight":
-            if self._weights is None:
-                raise ValueError("plan_conv: call set_weights(w) first")
-            _, b, w = self._weights
+        if self._direction != "bwd_weight" and self._weights is None:
+            raise ValueError("plan_conv: call set_weights(w) first")
+        _, b, w = self._weights or (None, None, None)
         name, other = _INPUTS[self._direction]
         if other is None and second is not None:
             raise TypeError(f"plan_conv: a {self._direction} plan takes one array")
-        arrays = {name: array} if other is None else {name: array, other: second}
-        call = self._call(arrays)
-        with_residual = self._direction == "fwd" and second is not None
-        plan = self._plans[b is not None, with_residual]
+        plan = self._plans[b is not None, other == "residual" and second is not None]
 
-        def kernel(plan: _core.Plan, result: Dense) -> None:
-            packed, dense = plan.packed_bytes > 0, call.dense
-            if self._direction == "bwd_weight":
-                run(plan, dense("dy"), dense("x"), None, None, result, None)
+        def kernel(plan: _core.Plan, result: Dense, first: Dense, second: Dense | None) -> None:
+            if w is None:
+                run(plan, first, second, None, None, result, None)
             else:
-                run(plan, dense(name), w, b, dense("residual"), result, None, packed)
+                run(plan, first, w, b, second, result, None, plan.packed_bytes > 0)
 
-        return call.job(lambda _: plan, kernel, out=out)()
+        if out is None and self._fits(name, array) and self._fits(other, second):
+            result = np.empty(plan.output_shape, self._dtype)
+            kernel(plan, result, array, second)
+            return result
+        call = self._call({name: array} if other is None else {name: array, other: second})
+
+        def converted(plan: _core.Plan, result: Dense) -> None:
+            kernel(plan, result, call.dense(name), call.dense(other))
+
+        return call.job(lambda _: plan, converted, out=out)()
+
+    def _fits(self, name: str | None, array: Array) -> bool:
+        """Whether nothing about it needs a check or a copy."""
+        if array is None:
+            return name in (None, "residual")
+        return (
+            ready(array)
+            and array.dtype is self._dtype
+            and array.shape == self._expected[name or ""]
+        )
 
     def _call(self, arrays: dict[str, Array]) -> Call:
         call = Call("plan_conv", self._arguments["layout"], arrays, may_turn=False)
@@ -252,9 +295,9 @@ def _plan_of(
 ) -> _core.Plan:
     head = ("plan_conv", axes_of(given["x"]), direction, False, given["dtype"], given["layout"])
     shapes = (given["x"], given["w"], None, b, residual)
-    options = (given[name] for name in _OPTIONS)
+    options = (*(given[name] for name in _OPTIONS), 0, None)
     with _config.config(batch_invariant=True):
-        return conv_plan(*head, *shapes, *options, 0, None)
+        return conv_plan(*head, *shapes, options)
 
 
 def axes_of(shape: Shape) -> int:

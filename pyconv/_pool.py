@@ -6,11 +6,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, Call, Dense, Shape, dtype_name, ready, run
-from ._plan import Ints, pool_plan
-
-# kernel_size, stride, padding, dilation, output_size, adaptive, ceil_mode, count_include_pad,
-# divisor_override, norm_type: the end of `_core.plan_pool`'s arguments
-Options = tuple[Any, ...]
+from ._plan import Ints, Options, pool_plan
 
 
 def pool(
@@ -32,7 +28,7 @@ def pool(
     if out is None and weights is None and kind != "unpool" and ready(x):
         dtype = x.dtype
         head = (op, axes, kind, "fwd", dtype_name(dtype), layout)
-        plan = pool_plan(*head, x.shape, None, None, None, *options)
+        plan = pool_plan(*head, x.shape, None, None, None, options)
         y = np.empty(plan.output_shape, dtype)
         found = np.empty(y.shape, np.int64) if return_indices else None
         run(plan, x, None, None, None, y, found)
@@ -44,7 +40,7 @@ def pool(
     def plan_in(run_layout: str) -> _core.Plan:
         x_shape, *others = (call.shape(n, run_layout) for n in ("x", "indices", "weights"))
         head = (op, axes, kind, "fwd", dtype_name(call.dtype), run_layout)
-        return pool_plan(*head, x_shape, None, *others, *options)
+        return pool_plan(*head, x_shape, None, *others, options)
 
     def kernel(plan: _core.Plan, y: Dense) -> None:
         winners.extend([np.empty(y.shape, np.int64)] if return_indices else [])
@@ -74,7 +70,7 @@ def pool_backward(
     def plan_in(run_layout: str) -> _core.Plan:
         shapes = (call.shape(n, run_layout) for n in ("x", "dy", "indices", "weights"))
         head = (op, axes, kind, "bwd_data", dtype_name(call.dtype), run_layout)
-        return pool_plan(*head, *shapes, *options)
+        return pool_plan(*head, *shapes, options)
 
     def kernel(plan: _core.Plan, dx: Dense) -> None:
         b = unit_sum(call) if kind == "avg" else call.dense("indices" if kind == "max" else "x")
@@ -119,8 +115,8 @@ def average_options(
 
 
 def spatial(shape: Any, layout: str) -> Shape:
-    """The spatial part of a shape."""
-    return tuple(shape[1:-1] if layout == "NHWC" else shape[2:])
+    """The spatial part of a shape; a layout that is none is told later."""
+    return tuple(shape[1:-1] if str(layout) == "NHWC" else shape[2:])
 
 
 def rank(shape: Any) -> int:

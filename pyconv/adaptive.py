@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._arrays import Array, shape_tuple
-from ._plan import axes_of
-from ._pool import Options, pool, pool_backward, spatial
+from ._plan import Options, axes_of
+from ._pool import pool, pool_backward, spatial
 
 OutputSize = int | Sequence[int | None] | None
 
@@ -19,7 +19,7 @@ def _options(size: Any) -> Options:
 def _sizes(x: Array, output_size: OutputSize, axes: int, layout: str) -> Any:
     """output_size with the input's sizes for None; what is wrong with it is the core's to tell."""
     wanted = [None] * axes if output_size is None else output_size
-    if isinstance(wanted, int) or None not in wanted:
+    if not isinstance(wanted, tuple | list) or None not in wanted:
         return wanted
     kept = spatial(getattr(x, "shape", ()), layout)
     if len(wanted) != len(kept):

@@ -65,10 +65,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=("constant", "step", "cosine", "one_cycle"),
         help="of the learning rate; default one_cycle",
     )
-    option("--shift", type=_natural, metavar="P", help="augmentation: random shifts by up to P pixels")
+    option(
+        "--shift", type=_natural, metavar="P", help="augmentation: random shifts by up to P pixels"
+    )
     option("--device", choices=("cpu",), default="cpu", help="default cpu")
     option("--threads", type=_positive, metavar="T", help="default: all cores; changes no result")
-    option("--seed", type=_natural, metavar="S", help="of weights, order and augmentation; default 0")
+    option(
+        "--seed", type=_natural, metavar="S", help="of weights, order and augmentation; default 0"
+    )
     option("--out", type=Path, metavar="DIR", help="default runs/MODEL-DATA, numbered if it exists")
     option("--resume", action="store_true", help="go on with the stopped run in --out")
     option("--config", type=Path, metavar="FILE", help="TOML file of these options")
@@ -115,7 +119,9 @@ def _train(args: argparse.Namespace) -> int:
         directory = args.out or _free(config.model, config.data)
         if (directory / "config.json").exists():
             raise ValueError(f"{directory} holds a run; give --resume or another --out")
-    print(f"{config.model} on {config.data}, {config.epochs} epochs, seed {config.seed}: {directory}/")
+    print(
+        f"{config.model} on {config.data}, {config.epochs} epochs, seed {config.seed}: {directory}/"
+    )
     try:
         result = run(config, directory, data_dir=args.data_dir, resume=args.resume)
     except Interrupted as error:

@@ -35,19 +35,8 @@ def conv1d(
     >>> pc.conv1d(np.arange(5.0).reshape(1, 1, 5), np.array([[[1.0, -1.0]]]), padding=((1, 0),))
     array([[[ 0., -1., -1., -1., -1.]]])
     """
-    options = (
-        stride,
-        padding,
-        dilation,
-        groups,
-        padding_mode,
-        flip,
-        activation,
-        algorithm,
-        0,
-        None,
-    )
-    return forward("conv1d", 1, False, x, w, b, residual, layout, options, out)
+    given = (stride, padding, dilation, groups, padding_mode, flip, activation, algorithm, 0, None)
+    return forward("conv1d", 1, False, x, w, b, residual, layout, given, out)
 
 
 def conv2d(
@@ -106,19 +95,8 @@ def conv2d(
     array([[[[4., 5.],
              [0., 6.]]]])
     """
-    options = (
-        stride,
-        padding,
-        dilation,
-        groups,
-        padding_mode,
-        flip,
-        activation,
-        algorithm,
-        0,
-        None,
-    )
-    return forward("conv2d", 2, False, x, w, b, residual, layout, options, out)
+    given = (stride, padding, dilation, groups, padding_mode, flip, activation, algorithm, 0, None)
+    return forward("conv2d", 2, False, x, w, b, residual, layout, given, out)
 
 
 def conv3d(
@@ -144,19 +122,8 @@ def conv3d(
     >>> pc.conv3d(np.ones((1, 2, 4, 5, 6)), np.ones((3, 2, 2, 2, 2)), stride=(2, 1, 1)).shape
     (1, 3, 2, 4, 5)
     """
-    options = (
-        stride,
-        padding,
-        dilation,
-        groups,
-        padding_mode,
-        flip,
-        activation,
-        algorithm,
-        0,
-        None,
-    )
-    return forward("conv3d", 3, False, x, w, b, residual, layout, options, out)
+    given = (stride, padding, dilation, groups, padding_mode, flip, activation, algorithm, 0, None)
+    return forward("conv3d", 3, False, x, w, b, residual, layout, given, out)
 
 
 def conv1d_backward(
@@ -181,9 +148,8 @@ def conv1d_backward(
     >>> pc.conv1d_backward(np.ones((1, 1, 3)), (1, 1, 4), np.array([[[1.0, 2.0]]]), needs="x")
     (array([[[1., 3., 3., 2.]]]), None, None)
     """
-    rest = (padding_mode, flip, None, algorithm, 0, None)
-    options = (stride, padding, dilation, groups, *rest)
-    return backward("conv1d_backward", 1, False, dy, x, w, layout, options, needs, out)
+    given = (stride, padding, dilation, groups, padding_mode, flip, None, algorithm, 0, None)
+    return backward("conv1d_backward", 1, False, dy, x, w, layout, given, needs, out)
 
 
 def conv2d_backward(
@@ -225,9 +191,8 @@ def conv2d_backward(
     array([[[[ 8., 12.],
              [20., 24.]]]])
     """
-    rest = (padding_mode, flip, None, algorithm, 0, None)
-    options = (stride, padding, dilation, groups, *rest)
-    return backward("conv2d_backward", 2, False, dy, x, w, layout, options, needs, out)
+    given = (stride, padding, dilation, groups, padding_mode, flip, None, algorithm, 0, None)
+    return backward("conv2d_backward", 2, False, dy, x, w, layout, given, needs, out)
 
 
 def conv3d_backward(
@@ -254,9 +219,8 @@ def conv3d_backward(
     >>> db
     array([54.])
     """
-    rest = (padding_mode, flip, None, algorithm, 0, None)
-    options = (stride, padding, dilation, groups, *rest)
-    return backward("conv3d_backward", 3, False, dy, x, w, layout, options, needs, out)
+    given = (stride, padding, dilation, groups, padding_mode, flip, None, algorithm, 0, None)
+    return backward("conv3d_backward", 3, False, dy, x, w, layout, given, needs, out)
 
 
 def activation_backward(dy: Array, y: Array, activation: str | None) -> Array:
@@ -310,5 +274,6 @@ def conv_output_shape(
     if not isinstance(transposed, bool):
         raise TypeError(f"{op}: transposed must be a bool, got {transposed!r}")
     head = (op, axes_of(x), "fwd", transposed, "float32", layout, x, w, None, None, None)
-    options = (stride, padding, dilation, groups, "zeros", False, None, "auto")
-    return conv_plan(*head, *options, output_padding, output_size).output_shape
+    names = ("zeros", False, None, "auto")
+    options = (stride, padding, dilation, groups, *names, output_padding, output_size)
+    return conv_plan(*head, options).output_shape

@@ -31,7 +31,7 @@ def _plan(
     kernel = kernel_size if isinstance(kernel_size, tuple | list) else (kernel_size,) * axes
     w = (1, x[1] if len(x) > 1 else 1, *kernel)
     head = (op, axes, direction, False, dtype, "NCHW", x, w, columns, None, None)
-    return conv_plan(*head, *geometry, 1, "zeros", False, None, "auto", 0, None)
+    return conv_plan(*head, (*geometry, 1, "zeros", False, None, "auto", 0, None))
 
 
 def im2col(
@@ -170,7 +170,7 @@ def conv_matrix(
     weights = call.dense("w")
     head = (op, axes_of(x), "fwd", False, dtype_name(call.dtype), "NCHW", x, weights.shape)
     options = (stride, padding, dilation, groups, "zeros", False, None, "auto", 0, None)
-    y = conv_plan(*head, None, None, None, *options).output_shape
+    y = conv_plan(*head, None, None, None, options).output_shape
 
     kernel, plane = weights.shape[2:], int(np.prod(x[2:]))
     taps = im2col_indices(x[2:], kernel, stride=stride, padding=padding, dilation=dilation).T

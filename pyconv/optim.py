@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pyconv._arrays import Array
 from pyconv.nn.layer import Parameter
 
-Array = npt.NDArray[Any]
 Schedule = Callable[[int], float]
 
 

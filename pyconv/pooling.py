@@ -347,4 +347,4 @@ def pool_output_shape(
     x = shape_tuple(op, "x_shape", x_shape)
     head = (op, axes_of(x), "max", "fwd", "float32", layout, x, None, None, None)
     options = (kernel_size, stride, padding, dilation, None, False, ceil_mode, True, None, 2.0)
-    return pool_plan(*head, *options).output_shape
+    return pool_plan(*head, options).output_shape

@@ -33,7 +33,7 @@ def max_pool2d_backward(
     """Gradient of max_pool2d: dx is dy at the winners' places, added up where windows overlap.
 
     dy, indices : (N, C, P, Q), indices from max_pool2d(..., return_indices=True) or from adaptive
-    or global max pooling; input_shape : of x. Gathers, so the same bits for every thread count.
+    or global max pooling; input_shape : of x.
 
     Raises ValueError for shapes that disagree, an index outside the plane, and an unfit `out`;
     TypeError for indices that are not int64.

@@ -327,8 +327,7 @@ def activation_backward(dy: Array, y: Array, name: str) -> Any:
             return dy * y * (1 - y)
         case "gelu":
             return dy * (normal_cdf(y) + y * np.exp(-0.5 * y * y) / math.sqrt(2 * math.pi))
-    s = activation(y, "sigmoid")
-    return dy * (s + y * s * (1 - s))
+    return dy * activation(y, "sigmoid") * (1 + y * activation(-y, "sigmoid"))
 
 
 # Pooling. `window` below stands for the arguments of pool_positions after the first --------------

@@ -18,6 +18,9 @@ import pyconv as pc
 UNIT = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
 DTYPES = (np.float32, np.float64)
 LAYOUTS = ("NCHW", "NHWC")
+# Looped over inside a test: as parameters they would cost more than the calls they make.
+VARIANTS = [(layout, dtype) for dtype in DTYPES for layout in LAYOUTS]
+FLOAT32 = VARIANTS[:2]
 
 
 def algorithms():
@@ -32,7 +35,7 @@ def algorithms():
 ALGORITHMS = algorithms()
 
 
-def forced(call, *arrays, algorithm, **options):
+def forced(call, *arrays, algorithm="auto", **options):
     """call(...) by that algorithm, or None where it refuses and says why; direct, GEMM never do."""
     try:
         return call(*arrays, algorithm=algorithm, **options)

@@ -6,7 +6,7 @@ import cases
 import contract
 import numpy as np
 import pytest
-from contract import ALGORITHMS, DTYPES, LAYOUTS, from_layout, to_layout
+from contract import ALGORITHMS, FLOAT32, LAYOUTS, VARIANTS, from_layout, to_layout
 
 import pyconv as pc
 from pyconv import reference
@@ -29,8 +29,8 @@ def run(case, x, w, b, dtype, layout, **options):
     x, w, b = to_layout(x.astype(dtype), layout), w.astype(dtype), b.astype(dtype)
     shape = pc.conv_output_shape(x.shape, w.shape, layout=layout, **sizes(case))
     with contract.guarded(shape, dtype) as out:
-        call = functools.partial(CONV[case.axes], **case.window, layout=layout, **options)
-        y = contract.forced(call, x, w, b, out=out)
+        options |= {**case.window, "layout": layout, "out": out}
+        y = contract.forced(CONV[case.axes], x, w, b, **options)
         assert y is None or y is out
     return None if y is None else from_layout(y, layout)
 
@@ -39,58 +39,46 @@ def sizes(case):
     return {name: case.window[name] for name in ("stride", "padding", "dilation", "groups")}
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("case", cases.EDGE, ids=cases.case_id)
-def test_edge(case, algorithm, layout, dtype, target):
+@pytest.mark.parametrize("case", cases.EDGE + THIN, ids=cases.case_id)
+def test_accuracy(case, algorithm, target):
     x, w, b, want, scale, products = problem(case, contract.random)
-    y = run(case, x, w, b, dtype, layout, algorithm=algorithm)
-    if y is not None:
-        contract.assert_accurate(y, want, scale, products)
+    for layout, dtype in VARIANTS if "edge" in case.tags else FLOAT32:
+        y = run(case, x, w, b, dtype, layout, algorithm=algorithm)
+        if y is not None:
+            contract.assert_accurate(y, want, scale, products, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("case", THIN, ids=cases.case_id)
-def test_layers(case, algorithm, layout, target):
-    x, w, b, want, scale, products = problem(case, contract.random)
-    y = run(case, x, w, b, np.float32, layout, algorithm=algorithm)
-    if y is not None:
-        contract.assert_accurate(y, want, scale, products)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("algorithm", ["direct", "gemm"])
 @pytest.mark.parametrize("case", cases.EDGE + THIN, ids=cases.case_id)
-def test_integers_are_exact(case, algorithm, layout, target):
+def test_integers_are_exact(case, algorithm, target):
     x, w, b, want, *_ = problem(case, contract.integers)
-    y = run(case, x, w, b, np.float32, layout, algorithm=algorithm)
-    contract.assert_same_bits(y, want.astype(np.float32))
+    for layout, dtype in FLOAT32:
+        y = run(case, x, w, b, dtype, layout, algorithm=algorithm)
+        contract.assert_same_bits(y, want.astype(dtype))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize(
     "activation", [None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu"]
 )
-def test_fused_ending(activation, with_residual, layout, algorithm, dtype, target):
+def test_fused_ending(activation, with_residual, algorithm, target):
     case = cases.Case("ending", (2, 5, 6, 7), (19, 5, 3, 3), 1, 1)
     x, w, b, z, scale, products = problem(case, contract.random)
-    residual = np.zeros_like(z)
-    if with_residual:
-        [residual] = contract.random("residual", z.shape)
-    ending = {"residual": to_layout(residual.astype(dtype), layout)} if with_residual else {}
-    y = run(case, x, w, b, dtype, layout, algorithm=algorithm, activation=activation, **ending)
-    if y is None:
-        return
-    z, u = z + residual, contract.UNIT[np.dtype(dtype)]
-    steps = products + 4
-    # No activation has a slope above 1.13; the functions themselves are good to a few units.
-    bound = 1.13 * 2 * steps * u * (scale + abs(residual)) + 8 * u * np.maximum(1, abs(z))
-    assert (abs(y - reference.activation(z, activation)) <= bound).all()
+    [residual] = contract.random("residual", z.shape)
+    residual *= with_residual
+    for layout, dtype in VARIANTS:
+        ending = {"activation": activation, "algorithm": algorithm}
+        if with_residual:
+            ending["residual"] = to_layout(residual.astype(dtype), layout)
+        y = run(case, x, w, b, dtype, layout, **ending)
+        if y is None:
+            continue
+        total, u, steps = z + residual, contract.UNIT[np.dtype(dtype)], products + 4
+        # No activation has a slope above 1.13; the functions themselves are good to a few units.
+        bound = 1.13 * 2 * steps * u * (scale + abs(residual)) + 8 * u * np.maximum(1, abs(total))
+        assert (abs(y - reference.activation(total, activation)) <= bound).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -222,7 +222,9 @@ def default_size(shape, kernel, stride, padding):
     return [(i - 1) * (stride or kernel) - 2 * padding + kernel for i in shape[2:]]
 
 
-@pytest.mark.parametrize("window", itertools.product([2, (3, 1)], [1, 2], [0, 1], [1, (1, 3)]))
+@pytest.mark.parametrize(
+    "window", list(itertools.product([2, (3, 1)], [1, 2], [0, 1], [1, (1, 3)])), ids=str
+)
 def test_unfold_and_fold(window):
     kernel, dilation, padding, stride = window
     [x] = contract.random("unfold", (2, 3, 8, 9))

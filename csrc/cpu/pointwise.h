@@ -102,8 +102,7 @@ PYCONV_INLINE Normal<float> normal_at(Vec<float> x) {
   // a^2 = top^2 + (a - top) (a + top), and top^2 has few enough bits to be exact: rounding a^2
   // itself would cost 100 ulp at a = 13.
   const Vec<float> top = (Vec<float>)((Words)a & 0xfffff000u);
-  const Vec<float> e =
-      exp_of(top * top * -0.5f) * exp_of((top - a) * (top + a) * 0.5f);
+  const Vec<float> e = exp_of(top * top * -0.5f) * exp_of((top - a) * (top + a) * 0.5f);
   return {e * float(inv_sqrt_2pi), e * q / (1.0f + a)};
 }
 

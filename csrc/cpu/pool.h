@@ -23,9 +23,9 @@ using Pack = typename PackOf<T, N>::type;
 
 // Operations --------------------------------------------------------------------------------------
 //
-// Each sees a window's taps in order: start(first pixel), then for every row of the window
-// tap(values, pixel of lane 0, number of the tap) and end_row(). fold() joins lanes that are taps of
-// one window into lane 0; `filler` of a row's first value pads such lanes.
+// Each sees a window's taps in order: made with its first pixel, then for every row of the window
+// tap(values, pixel of lane 0, number of the tap) and end_row(). fold() joins lanes that are taps
+// of one window into lane 0; `filler` of a row's first value pads such lanes.
 
 template <class T>
 struct Frame {
@@ -134,17 +134,22 @@ struct Lp {
       : p(f.p.norm_type), largest(p == __builtin_inf()) {}
   static PYCONV_INLINE T filler(T) { return 0; }
   PYCONV_INLINE void tap(V x, i64, i64) {
-    if (p == 2) row += x * x;
-    else if (p == 1) row += magnitude(x);
-    else if (largest) row = larger(row, magnitude(x));
-    else row += power_of(magnitude(x), p);
+    if (p == 2)
+      row += x * x;
+    else if (p == 1)
+      row += magnitude(x);
+    else if (largest)
+      row = larger(row, magnitude(x));
+    else
+      row += power_of(magnitude(x), p);
   }
   PYCONV_INLINE void end_row() {
     total = largest ? larger(total, row) : total + row;
     row = V{};
   }
   PYCONV_INLINE void fold() {
-    if (!largest) total[0] = sum_lanes<T>(total);
+    if (!largest)
+      total[0] = sum_lanes<T>(total);
     else
       for (int i = 1; i < width; ++i) total[0] = larger(T(total[0]), T(total[i]));
   }
@@ -152,7 +157,8 @@ struct Lp {
     V root = total;
     if (p == 2)
       for (int i = 0; i < width; ++i) root[i] = T(__builtin_sqrt(root[i]));
-    else if (p != 1 && !largest) root = power_of(total, 1 / p);
+    else if (p != 1 && !largest)
+      root = power_of(total, 1 / p);
     store_first(y, root, count);
   }
 };
@@ -197,8 +203,7 @@ PYCONV_INLINE void reduce(const Frame<T>& f, const Taps (&t)[3], const T* x, T* 
   Op op(f, t, first);
   for (i64 z = 0; z < t[0].count; ++z)
     for (i64 h = 0; h < t[1].count; ++h) {
-      i64 pixel =
-          first + (z * p.dilation[0] * p.in[1] + h * p.dilation[1]) * p.in[2];
+      i64 pixel = first + (z * p.dilation[0] * p.in[1] + h * p.dilation[1]) * p.in[2];
       i64 number = f.weights ? ((t[0].skipped + z) * p.window[1] + t[1].skipped + h) * p.window[2] +
                                    t[2].skipped
                              : 0;
@@ -289,11 +294,12 @@ template <class Op, class T>
 void forward(const PoolProblem& p, const Buffers& b) {
   const bool nhwc = p.layout == Layout::nhwc;
   const i64 channels = nhwc ? p.c : 1;
-  const bool along_window = !nhwc && !p.weighted && p.dilation[2] == 1 &&
-                            p.window[2] >= 8 &&
+  const bool along_window = !nhwc && !p.weighted && p.dilation[2] == 1 && p.window[2] >= 8 &&
                             (p.adaptive || p.stride[2] > 2 || p.out[2] < Op::width);
   const Frame<T> f{p, p.weighted ? static_cast<const T*>(b.b) : nullptr, channels,
-                   nhwc ? 0 : along_window ? 1 : p.stride[2]};
+                   nhwc           ? 0
+                   : along_window ? 1
+                                  : p.stride[2]};
   const i64 work = max_of(p.in_pixels(), p.out_pixels()) / (p.out[0] * p.out[1]) * channels;
   parallel_rows(nhwc ? p.n : p.n * p.c, p.out, work, b.threads, [&](i64 image, i64 z, i64 h) {
     const T* x = static_cast<const T*>(b.a) + image * p.in_pixels() * channels;
@@ -315,7 +321,7 @@ void forward(const PoolProblem& p, const Buffers& b) {
   });
 }
 
-// Scatter ------------------------------------------------------------------------------------------
+// Scatter -----------------------------------------------------------------------------------------
 
 // to = 0, then to[index] += from (or = from) in order; `pixels` of the small and of the big plane.
 template <class T, bool Add>

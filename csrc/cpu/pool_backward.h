@@ -1,7 +1,8 @@
-// Backward of average and p-norm pooling: rows of inputs run in parallel, and each collects from the
-// rows of outputs that cover it, in window order, so that no sum depends on threads.
+// Backward of average and p-norm pooling: rows of inputs run in parallel, and each collects from
+// the rows of outputs that cover it, in window order, so that no sum depends on threads.
 //
-//   avg  dx_i = sum_o dy_o w_(o, i) / sum(w)      lp  dx_i = sum_o dy_o sign(x_i) (|x_i| / y_o)^(p-1)
+//   avg  dx_i = sum_o dy_o w_(o, i) / sum(w)
+//   lp   dx_i = sum_o dy_o sign(x_i) (|x_i| / y_o)^(p - 1)
 #pragma once
 #include "pool_window.h"
 
@@ -12,9 +13,12 @@ template <class V>
 PYCONV_INLINE V norm_slope(V x, V y, double p) {
   const V ratio = magnitude(x) / y;
   V part = ratio;
-  if (p == 1) part = ratio * 0 + 1;
-  else if (p == __builtin_inf()) part = magnitude(x) == y ? V{} + 1 : V{};
-  else if (p != 2) part = power_of(ratio, p - 1);
+  if (p == 1)
+    part = ratio * 0 + 1;
+  else if (p == __builtin_inf())
+    part = magnitude(x) == y ? V{} + 1 : V{};
+  else if (p != 2)
+    part = power_of(ratio, p - 1);
   const V slope = x > 0 ? part : -part;
   return ((x == 0) | (y == 0)) ? V{} : slope;
 }

@@ -7,7 +7,9 @@
 namespace pyconv::PYCONV_TARGET {
 
 // Bounds of an adaptive window may need more than 64 bits on the way.
-PYCONV_INLINE i64 scaled_down(i64 i, i64 size, i64 parts) { return i64(__int128(i) * size / parts); }
+PYCONV_INLINE i64 scaled_down(i64 i, i64 size, i64 parts) {
+  return i64(__int128(i) * size / parts);
+}
 PYCONV_INLINE i64 scaled_up(i64 i, i64 size, i64 parts) {
   return i64((__int128(i) * size + parts - 1) / parts);
 }
@@ -120,8 +122,12 @@ PYCONV_INLINE V power_of(V x, double p) {
   for (int i = 0; i < int(sizeof x / sizeof x[0]); ++i) x[i] = __builtin_pow(double(x[i]), p);
   return x;
 }
-PYCONV_INLINE float power_of(float x, double p) { return float(__builtin_pow(double(x), p)); }
-PYCONV_INLINE double power_of(double x, double p) { return __builtin_pow(x, p); }
+PYCONV_INLINE float power_of(float x, double p) {
+  return float(__builtin_pow(double(x), p));
+}
+PYCONV_INLINE double power_of(double x, double p) {
+  return __builtin_pow(x, p);
+}
 
 template <class V>
 PYCONV_INLINE V magnitude(V x) {

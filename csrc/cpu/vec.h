@@ -73,6 +73,55 @@ PYCONV_INLINE void store_first(T* p, Vec<T> v, int count) {
   __builtin_memcpy(p, &v, std::size_t(count) * sizeof(T));
 }
 
+// Lanes of a and b, as if they stood one after the other in memory: every other one from `first` on.
+template <class T>
+PYCONV_INLINE Vec<T> every_other(Vec<T> a, Vec<T> b, int first) {
+#if defined(__clang__)
+  Vec<T> v{};
+  for (int i = 0; i < lanes<T>; ++i) {
+    const int from = 2 * i + first;
+    v[i] = from < lanes<T> ? a[from] : b[from - lanes<T>];
+  }
+  return v;
+#else
+  decltype(a < b) from{};
+  for (int i = 0; i < lanes<T>; ++i) from[i] = 2 * i + first;
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// The inverse: a0 b0 a1 b1 ..., its first or second half.
+template <class T>
+PYCONV_INLINE Vec<T> interleaved(Vec<T> a, Vec<T> b, int half) {
+#if defined(__clang__)
+  Vec<T> v{};
+  for (int i = 0; i < lanes<T>; ++i) {
+    const int from = i / 2 + half * lanes<T> / 2;
+    v[i] = i % 2 ? b[from] : a[from];
+  }
+  return v;
+#else
+  decltype(a < b) from{};
+  for (int i = 0; i < lanes<T>; ++i) from[i] = i / 2 + half * lanes<T> / 2 + i % 2 * lanes<T>;
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// a without its first lane, and `next` after its last.
+template <class T>
+PYCONV_INLINE Vec<T> shifted(Vec<T> a, T next) {
+#if defined(__clang__)
+  Vec<T> v{};
+  for (int i = 0; i + 1 < lanes<T>; ++i) v[i] = a[i + 1];
+  v[lanes<T> - 1] = next;
+  return v;
+#else
+  decltype(a < a) from{};
+  for (int i = 0; i < lanes<T>; ++i) from[i] = i + 1;
+  return __builtin_shuffle(a, splat(next), from);
+#endif
+}
+
 // The sum of all lanes as a fixed tree: halves, quarters, ...
 template <class T>
 PYCONV_INLINE T sum_lanes(Vec<T> v) {

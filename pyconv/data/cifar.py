@@ -15,17 +15,18 @@ import numpy.typing as npt
 
 from pyconv._errors import FormatError
 
-CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILES = {
     "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
     "test": ("test_batch.bin",),
 }
+Array = npt.NDArray[Any]
 _ROW = 1 + 3 * 32 * 32
 _ROWS = 10_000
 
 
-def read_cifar10(directory: str | os.PathLike[str], split: str) -> tuple[npt.NDArray[Any], ...]:
-    """(x uint8 (N, 3, 32, 32), y int64 (N,)); FormatError where a file has another size or label."""
+def read_cifar10(directory: str | os.PathLike[str], split: str) -> tuple[Array, Array]:
+    """(x uint8 (N, 3, 32, 32), y int64 (N,)); FormatError for a file of another size or label."""
     rows = np.concatenate([_read(Path(directory) / name) for name in FILES[split]])
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64)
 

@@ -18,8 +18,10 @@ from pyconv.data.idx import read_idx
 Array = npt.NDArray[Any]
 
 _DIGITS = tuple("0123456789")
-_FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat")
-_FASHION += ("sandal", "shirt", "sneaker", "bag", "ankle boot")
+_FASHION = (
+    *("T-shirt", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
 _MNIST_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -67,7 +69,7 @@ def load(
     >>> from pyconv import data
     >>> test = data.load("digits", "test")
     >>> test.x.shape, test.x.dtype, test.classes[3]
-    ((358, 1, 8, 8), dtype('uint8'), '3')
+    ((359, 1, 8, 8), dtype('uint8'), '3')
     """
     if split not in ("train", "test"):
         raise ValueError(f"data.load: split must be 'train' or 'test', got {split!r}")
@@ -79,7 +81,8 @@ def load(
         return _mnist(name, split, data_dir)
     if name == "cifar10":
         paths = _find(name, FILES[split], data_dir)
-        return Dataset(*read_cifar10(paths[0].parent, split), CLASSES)
+        x, y = read_cifar10(paths[0].parent, split)
+        return Dataset(x, y, CLASSES)
     raise ValueError(
         f"data.load: name must be digits, mnist, fashion, cifar10 or folder:PATH, got {name!r}"
     )
@@ -121,9 +124,7 @@ def _mnist(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Da
     return Dataset(x[:, None], y.astype(np.int64), _DIGITS if name == "mnist" else _FASHION)
 
 
-def _find(
-    name: str, files: tuple[str, ...], data_dir: str | os.PathLike[str] | None
-) -> list[Path]:
+def _find(name: str, files: tuple[str, ...], data_dir: str | os.PathLike[str] | None) -> list[Path]:
     """The paths of the files, all in one folder, each plain or with .gz."""
     chosen = data_dir or os.environ.get("PYCONV_DATA")
     looked = [Path(chosen) / folder for folder in _FOLDERS[name]] if chosen else []
@@ -150,5 +151,5 @@ def _every_fifth(y: Array) -> Array:
     """True at every fifth item of each class: a stratified split that no seed can change."""
     test = np.zeros(len(y), bool)
     for label in np.unique(y):
-        test[np.flatnonzero(y == label)[4::5]] = True
+        test[np.flatnonzero(y == label)[2::5]] = True
     return test

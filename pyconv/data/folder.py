@@ -44,8 +44,10 @@ def read_image(
             mode = {None: "L" if image.mode in ("1", "L", "I;16") else "RGB", 1: "L", 3: "RGB"}
             image = image.convert(mode[channels])
             if size is not None and image.size != size[::-1]:
-                image = image.resize(size[::-1], Image.Resampling.BOX if _shrinks(image, size)
-                                     else Image.Resampling.BILINEAR)
+                image = image.resize(
+                    size[::-1],
+                    Image.Resampling.BOX if _shrinks(image, size) else Image.Resampling.BILINEAR,
+                )
             pixels = np.asarray(image, np.uint8)
     except FileNotFoundError:
         raise
@@ -77,5 +79,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError("reading images needs Pillow: pip install 'pyconv-engine[train]'") from error
+        raise ImportError(
+            "reading images needs Pillow: pip install 'pyconv-engine[train]'"
+        ) from error
     return Image

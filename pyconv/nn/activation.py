@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
 
 from pyconv import functional
-from pyconv.nn.layer import Array, Layer
+from pyconv._arrays import Array, Shape
+from pyconv.nn.layer import Layer
 
 
 class _Activation(Layer):
-    """y = f(x) by the convolutions' own activation: the identity convolution of one long row."""
+    """y = f(x) by the convolutions' own activation: the identity convolution, rows as images."""
 
     name: ClassVar[str]
     reads_input: ClassVar[bool] = False  # the derivative is a function of x rather than of y
 
     def forward(self, x: Array) -> Array:
         one = np.ones((1, 1, 1), x.dtype)
-        y = functional.conv1d(x.reshape(1, 1, -1), one, activation=self.name).reshape(x.shape)
+        rows = x.reshape(len(x), 1, math.prod(x.shape[1:]))
+        y = functional.conv1d(rows, one, activation=self.name).reshape(x.shape)
         self.keep(x if self.reads_input else y)
         return y
 
@@ -102,11 +105,11 @@ class Softmax(Layer):
         e = np.exp(x - x.max(self.axis, keepdims=True))
         y = e / e.sum(self.axis, keepdims=True)
         self.keep(y)
-        return y  # type: ignore[no-any-return]
+        return y
 
     def backward(self, dy: Array) -> Array:
         (y,) = self.kept()
-        return y * (dy - (dy * y).sum(self.axis, keepdims=True))  # type: ignore[no-any-return]
+        return y * (dy - (dy * y).sum(self.axis, keepdims=True))
 
 
 class Flatten(Layer):
@@ -126,5 +129,5 @@ class Flatten(Layer):
         (shape,) = self.kept()
         return dy.reshape(shape)
 
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape[0], int(np.prod(shape[1:]))
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape[0], math.prod(shape[1:])

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pyconv.nn.layer import Array, Layer, Shape
+from pyconv._arrays import Array, Shape
+from pyconv.nn.layer import Layer
 
 
 class _Container(Layer):
@@ -99,7 +100,7 @@ class Concat(_Container):
             branch = layer.backward(np.ascontiguousarray(part))
             if self.input_gradient:
                 dx = branch if dx is None else dx + branch
-        return dx  # type: ignore[return-value]
+        return dx
 
     def inside(self, shape: Shape) -> list[tuple[str, Layer, Shape]]:
         return [(name, layer, shape) for name, layer in self._all.items()]

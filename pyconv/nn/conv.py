@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pyconv import functional
+from pyconv import config, functional
+from pyconv._arrays import Array, Shape
 from pyconv.nn import init as initial
-from pyconv.nn.layer import Array, Layer, Parameter, Shape, Spatial
+from pyconv.nn.layer import Layer, Parameter, Spatial
 
 Ints = int | Sequence[int]
 Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
@@ -24,7 +25,9 @@ class _Weighted(Layer):
 
     def _make(self, shape: Shape, outputs: int, bias: bool, init: str) -> None:
         if min(shape) < 1:
-            raise ValueError(f"{type(self).__name__}: sizes must be at least 1, weights are {shape}")
+            raise ValueError(
+                f"{type(self).__name__}: sizes must be at least 1, weights are {shape}"
+            )
         self.w = Parameter(initial.make(init, shape))
         self.b = Parameter(initial.make("zeros", (outputs,))) if bias else None
 
@@ -56,15 +59,16 @@ class _Kernel(_Weighted, Spatial):
 
     def forward(self, x: Array) -> Array:
         self.keep(x)
-        return type(self).function(x, *self._values(), **self._options())  # type: ignore[no-any-return]
+        with config(batch_invariant=True):
+            return type(self).function(x, *self._values(), **self._options())
 
     def backward(self, dy: Array) -> Array:
         (x,) = self.kept()
-        dx, dw, db = type(self).gradient(
-            dy, x, self.w.value, **self._options(), needs=self._needs()
-        )
+        options = self._options() | {"needs": self._needs()}
+        with config(batch_invariant=True):
+            dx, dw, db = type(self).gradient(dy, x, self.w.value, **options)
         self._accumulate(dw, db)
-        return dx  # type: ignore[no-any-return]
+        return dx
 
     def _channels(self, channels: int, groups: int) -> int:
         if groups < 1 or channels % groups:
@@ -94,7 +98,11 @@ class _Conv(_Kernel):
         init: str = "he",
         connections: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.in_channels, self.out_channels, self.kernel_size = (
+            in_channels,
+            out_channels,
+            kernel_size,
+        )
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.bias, self.padding_mode = bias, padding_mode
         self.init, self.connections = init, connections
@@ -163,7 +171,11 @@ class _ConvTranspose(_Kernel):
         *,
         init: str = "he",
     ) -> None:
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.in_channels, self.out_channels, self.kernel_size = (
+            in_channels,
+            out_channels,
+            kernel_size,
+        )
         self.stride, self.padding, self.output_padding = stride, padding, output_padding
         self.groups, self.bias, self.dilation, self.init = groups, bias, dilation, init
         self._channels(in_channels, groups)
@@ -226,11 +238,16 @@ class Linear(_Weighted):
         rows = x.reshape(1, -1, self.in_features)
         self.keep(rows)
         w, b = self._values()
-        y = functional.conv1d(rows, w[:, :, None], b, layout="NHWC")
-        return y.reshape(*x.shape[:-1], self.out_features)
+        shape = (*x.shape[:-1], self.out_features)
+        if not rows.size:
+            return np.zeros(shape, x.dtype)
+        return functional.conv1d(rows, w[:, :, None], b, layout="NHWC").reshape(shape)
 
     def backward(self, dy: Array) -> Array:
         (rows,) = self.kept()
+        if not rows.size:
+            self._accumulate(np.zeros_like(self.w.value), np.zeros(self.out_features, dy.dtype))
+            return np.zeros((*dy.shape[:-1], self.in_features), dy.dtype)
         dx, dw, db = functional.conv1d_backward(
             dy.reshape(1, -1, self.out_features),
             rows,
@@ -239,7 +256,7 @@ class Linear(_Weighted):
             needs=self._needs(),
         )
         self._accumulate(None if dw is None else dw[:, :, 0], db)
-        return None if dx is None else dx.reshape(*dy.shape[:-1], self.in_features)
+        return dx if dx is None else dx.reshape(*dy.shape[:-1], self.in_features)
 
     def output_shape(self, shape: Shape) -> Shape:
         return (*shape[:-1], self.out_features)

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from pyconv._arrays import Array
 from pyconv._errors import FormatError
 from pyconv.nn import init
-from pyconv.nn.layer import Array, Layer, from_architecture
+from pyconv.nn.layer import Layer, from_architecture
 
 FORMAT = 1
 _UNSIGNED = "0" * 64
@@ -55,7 +56,9 @@ def load(path: str | os.PathLike[str]) -> Layer:
     return net.eval()
 
 
-def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], header: dict[str, Any]) -> None:
+def write(
+    path: str | os.PathLike[str], tensors: Mapping[str, Array], header: dict[str, Any]
+) -> None:
     """Write tensors and a JSON-able header to a file that `read` verifies."""
     from_numpy = _safetensors().save
     signed = {"format": FORMAT, "sha256": _UNSIGNED} | header
@@ -116,4 +119,4 @@ def _safetensors() -> ModuleType:
         raise ImportError(
             "saving and loading need safetensors: pip install 'pyconv-engine[train]'"
         ) from error
-    return safetensors.numpy  # type: ignore[no-any-return]
+    return safetensors.numpy

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from pyconv.nn.layer import Array, Shape
+from pyconv._arrays import Array, Shape
 
 Initialiser = Callable[[Shape, np.random.Generator], Array]
 

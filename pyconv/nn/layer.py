@@ -12,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyconv import functional
-
-Array = npt.NDArray[Any]
-Shape = tuple[int, ...]
+from pyconv._arrays import Array, Shape
 
 _keeping: ContextVar[bool] = ContextVar("keeping", default=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyconv.nn.layer import Array
+from pyconv._arrays import Array
 
 
 def softmax_cross_entropy(
@@ -50,7 +50,9 @@ def softmax_cross_entropy(
         number = logits.dtype.type
         target = target * number(1 - label_smoothing) + number(label_smoothing / classes)
     count = max(1, logits.size // max(1, classes))
-    with np.errstate(invalid="ignore"):  # non-finite logits give a non-finite loss: callers check it
+    with np.errstate(
+        invalid="ignore"
+    ):  # non-finite logits give a non-finite loss: callers check it
         shifted = logits - logits.max(1, keepdims=True)
         log_sum = np.log(np.exp(shifted).sum(1, keepdims=True))
         log_softmax = shifted - log_sum

@@ -1,4 +1,4 @@
-"""Networks of the literature. Each function returns a net with fresh weights (see `nn.init.seed`)."""
+"""Networks of the literature, each a function that returns fresh weights (see `nn.init.seed`)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def lenet5(classes: int = 10, channels: int = 1) -> Sequential:
 
 
 def lenet5_modern(classes: int = 10, channels: int = 1) -> Sequential:
-    """LeNet-5 as it is built today, for (N, channels, 32, 32): max pooling, ReLU, C3 fully connected.
+    """LeNet-5 as built today, for (N, channels, 32, 32): max pooling, ReLU, C3 fully connected.
 
     >>> from pyconv.nn import models
     >>> sum(p.size for p in models.lenet5_modern().parameters().values())

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from pyconv._arrays import Array, Shape
 from pyconv.nn import init
-from pyconv.nn.layer import Array, Layer, Parameter, Shape
+from pyconv.nn.layer import Layer, Parameter
 
 
 class _BatchNorm(Layer):
@@ -49,7 +50,7 @@ class _BatchNorm(Layer):
         scale = 1 / np.sqrt(variance + x.dtype.type(self.eps))
         normal = centred * self._wide(scale)
         self.keep(normal, scale, self.training)
-        return normal * self._wide(self.w.value) + self._wide(self.b.value)  # type: ignore[no-any-return]
+        return normal * self._wide(self.w.value) + self._wide(self.b.value)
 
     def backward(self, dy: Array) -> Array:
         normal, scale, training = self.kept()
@@ -60,7 +61,7 @@ class _BatchNorm(Layer):
         if training:
             count = dy.size // self.channels
             dy = dy - self._wide(db / count) - normal * self._wide(dw / count)
-        return dy * self._wide(self.w.value * scale)  # type: ignore[no-any-return]
+        return dy * self._wide(self.w.value * scale)
 
     def _wide(self, per_channel: Array) -> Array:
         return per_channel.reshape(-1, *[1] * self.axes)
@@ -124,7 +125,7 @@ class LayerNorm(Layer):
         scale = 1 / np.sqrt(variance + x.dtype.type(self.eps))
         normal = centred * scale
         self.keep(normal, scale)
-        return normal * self.w.value + self.b.value  # type: ignore[no-any-return]
+        return normal * self.w.value + self.b.value
 
     def backward(self, dy: Array) -> Array:
         normal, scale = self.kept()
@@ -135,7 +136,7 @@ class LayerNorm(Layer):
         g = dy * self.w.value
         mean = g.mean(over, keepdims=True)
         along = (g * normal).mean(over, keepdims=True)
-        return (g - mean - normal * along) * scale  # type: ignore[no-any-return]
+        return (g - mean - normal * along) * scale
 
     def multiply_adds(self, shape: Shape) -> int:
         return math.prod(shape)
@@ -153,9 +154,7 @@ class LocalResponseNorm(Layer):
     array([[[0.5]]])
     """
 
-    def __init__(
-        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-    ) -> None:
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         if size < 1:
             raise ValueError(f"LocalResponseNorm: size must be at least 1, got {size}")
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
@@ -175,7 +174,7 @@ class LocalResponseNorm(Layer):
         # window holds this one, so the window is mirrored.
         mirrored = self._window(dy * y / s, self.size - 1 - self.size // 2)
         factor = number(2 * self.alpha / self.size * self.beta)
-        return dy * s ** number(-self.beta) - factor * x * mirrored  # type: ignore[no-any-return]
+        return dy * s ** number(-self.beta) - factor * x * mirrored
 
     def _window(self, a: Array, below: int) -> Array:
         """Sum over the channels from c - below to c - below + size - 1."""
@@ -223,4 +222,4 @@ class Dropout(Layer):
 
     def backward(self, dy: Array) -> Array:
         (scale,) = self.kept()
-        return dy if scale is None else dy * scale  # type: ignore[no-any-return]
+        return dy if scale is None else dy * scale

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from pyconv import functional
+from pyconv._arrays import Array, Shape
 from pyconv.nn import init
-from pyconv.nn.layer import Array, Layer, Parameter, Shape, Spatial, keeping
+from pyconv.nn.layer import Layer, Parameter, Spatial, keeping
 
 Ints = int | Sequence[int]
 
@@ -31,14 +33,14 @@ class _MaxPool(Spatial):
     def forward(self, x: Array) -> Array:
         arguments = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
         if not keeping():
-            return type(self).function(x, *arguments)  # type: ignore[no-any-return]
+            return type(self).function(x, *arguments)
         y, indices = type(self).function(x, *arguments, return_indices=True)
         self.keep(indices, x.shape)
-        return y  # type: ignore[no-any-return]
+        return y
 
     def backward(self, dy: Array) -> Array:
         indices, shape = self.kept()
-        return type(self).gradient(dy, indices, shape)  # type: ignore[no-any-return]
+        return type(self).gradient(dy, indices, shape)
 
     def output_shape(self, shape: Shape) -> Shape:
         return tuple(
@@ -92,11 +94,11 @@ class _AvgPool(Spatial):
 
     def forward(self, x: Array) -> Array:
         self.keep(x.shape)
-        return type(self).function(x, *self._arguments())  # type: ignore[no-any-return]
+        return type(self).function(x, *self._arguments())
 
     def backward(self, dy: Array) -> Array:
         (shape,) = self.kept()
-        return type(self).gradient(dy, shape, *self._arguments())  # type: ignore[no-any-return]
+        return type(self).gradient(dy, shape, *self._arguments())
 
     def _arguments(self) -> tuple[Ints | None | bool, ...]:
         return tuple(self.config().values())
@@ -192,7 +194,7 @@ class GlobalAvgPool(Layer):
 
     def backward(self, dy: Array) -> Array:
         (shape,) = self.kept()
-        return np.ascontiguousarray(np.broadcast_to(dy / math.prod(shape[2:]), shape))
+        return functional.global_avg_pool_backward(dy, shape)
 
     def output_shape(self, shape: Shape) -> Shape:
         return (*shape[:2], *[1] * (len(shape) - 2))
@@ -228,13 +230,13 @@ class Upsample(Layer):
         for axis in range(2, len(shape)):
             low, high, t = self._taps(shape[axis], len(shape) - 1 - axis, dy.dtype)
             dx = np.zeros((*dy.shape[:axis], shape[axis], *dy.shape[axis + 1 :]), dy.dtype)
-            here = (slice(None),) * axis
-            np.add.at(dx, (*here, low), dy * (1 - t))
-            np.add.at(dx, (*here, high), dy * t)
+            along = dx.swapaxes(0, axis)  # a view, so that the sums land in dx
+            np.add.at(along, low, (dy * (1 - t)).swapaxes(0, axis))
+            np.add.at(along, high, (dy * t).swapaxes(0, axis))
             dy = dx
         return dy
 
-    def _taps(self, size: int, after: int, dtype: np.dtype) -> tuple[Array, Array, Array]:  # type: ignore[type-arg]
+    def _taps(self, size: int, after: int, dtype: Any) -> tuple[Array, Array, Array]:
         """For each output position the two inputs it lies between and the weight of the second."""
         place = (np.arange(size * self.scale_factor) + 0.5) / self.scale_factor - 0.5
         if self.mode == "nearest":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pyconv.nn.layer import Layer, Shape
+from pyconv._arrays import Shape
+from pyconv.nn.layer import Layer
 
 Row = tuple[str, str, str, str]
 

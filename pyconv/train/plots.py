@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pyconv.nn.layer import Array
+from pyconv._arrays import Array
 from pyconv.train.history import History
 
 
@@ -43,7 +43,9 @@ def confusion(counts: Array, classes: tuple[str, ...], path: Path) -> None:
             if count:
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=colour)
-        axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
+        axes.set_xticks(
+            range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0
+        )
         axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("recognised as")
     axes.set_ylabel("is")

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from pyconv import data, nn, optim
+from pyconv._arrays import Array
 from pyconv._errors import FormatError
 from pyconv.data import Dataset, Shift, Standardize
 from pyconv.nn.files import replace as write_file
-from pyconv.nn.layer import Array, Layer
+from pyconv.nn.layer import Layer
 from pyconv.nn.models import CATALOGUE
 from pyconv.train import plots
 from pyconv.train.callbacks import Checkpoint, Progress
@@ -97,18 +98,16 @@ def run(
         }
         write_file(directory / "config.json", (json.dumps(described, indent=1) + "\n").encode())
     trainer.callbacks = (Progress(), Checkpoint(directory))
-    resized = [
-        Dataset(data.fit_size(s.x, size), s.y, s.classes) for s in (train_set, test_set)
-    ]
+    train, test = (Dataset(data.fit_size(s.x, size), s.y, s.classes) for s in (train_set, test_set))
     with _signals(trainer) as received:
-        trainer.fit(*resized, epochs=config.epochs - trainer.epoch)
+        trainer.fit(train, test, epochs=config.epochs - trainer.epoch)
     if received:
         trainer.save(checkpoint)
         raise Interrupted(received[0], directory)
     nn.save(trainer.net, directory / "model.safetensors")
     trainer.history.write(directory)
-    _draw(trainer, resized[1], directory)
-    return trainer.evaluate(resized[1])
+    _draw(trainer, test, directory)
+    return trainer.evaluate(test)
 
 
 def evaluate(directory: Path, name: str | None, data_dir: str | None) -> dict[str, float]:
@@ -139,7 +138,7 @@ class Trained:
         self.trainer = Trainer(self.net, optim.SGD({}, 0.0), prepare=prepare)
 
     def classify(self, files: list[str]) -> Array:
-        """Class probabilities (len(files), classes) of image files, resampled to the data's size."""
+        """Class probabilities (len(files), classes) of image files, brought to the data's size."""
         channels, *size = self.image
         x = np.stack([data.read_image(file, channels, (size[0], size[1])) for file in files])
         return nn.Softmax()(self.trainer.predict(data.fit_size(x, self.size)))

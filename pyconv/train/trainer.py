@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from pyconv._arrays import Array
 from pyconv._errors import FormatError
 from pyconv.data.dataset import Dataset
 from pyconv.data.transform import Augmentation
 from pyconv.nn.files import read, write
-from pyconv.nn.layer import Array, Layer, no_grad
+from pyconv.nn.layer import Layer, no_grad
 from pyconv.nn.losses import softmax_cross_entropy
 from pyconv.optim import Optimizer
 from pyconv.train.callbacks import Callback
@@ -74,9 +75,7 @@ class Trainer:
         self.stopped = False
         self._totals = [0.0, 0.0, 0.0]  # of that epoch: loss and hits summed over images, seconds
 
-    def fit(
-        self, train: Examples, validation: Examples | None = None, epochs: int = 1
-    ) -> History:
+    def fit(self, train: Examples, validation: Examples | None = None, epochs: int = 1) -> History:
         """Train for so many epochs more and return the history.
 
         A loaded unfinished epoch is the first of them. Raises FloatingPointError, naming epoch,
@@ -132,9 +131,7 @@ class Trainer:
             self.net.train(training)
         return np.concatenate(outputs)
 
-    def _run_epoch(
-        self, x: Array, y: Array, steps: int, validation: Examples | None
-    ) -> None:
+    def _run_epoch(self, x: Array, y: Array, steps: int, validation: Examples | None) -> None:
         started = time.perf_counter()
         order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(len(x))
         while self.position < steps:
@@ -181,12 +178,19 @@ class Trainer:
         """Write all that fit() needs to go on with the same bits, replacing `path` all at once."""
         tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         tensors |= {f"optimizer.{n}": value for n, value in self.optimizer.state_dict().items()}
-        write(path, tensors, {"trainer": self._identity() | {
-            "epoch": self.epoch,
-            "position": self.position,
-            "totals": self._totals,
-            "history": self.history.rows,
-        }})
+        write(
+            path,
+            tensors,
+            {
+                "trainer": self._identity()
+                | {
+                    "epoch": self.epoch,
+                    "position": self.position,
+                    "totals": self._totals,
+                    "history": self.history.rows,
+                }
+            },
+        )
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over what save() wrote, so that fit() goes on as if it had never stopped.

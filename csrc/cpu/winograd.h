@@ -1,0 +1,436 @@
+// Winograd convolution F(4x4, 3x3) and F(2x2, 5x5), both on tiles of 6x6, stride 1, float32:
+//
+//   Y = A^T [ (G g G^T) . (B^T d B) ] A,   points 0, +-5/8, +-3/2, infinity
+//
+// 4 and 2.8 times fewer products than the direct sum. A task takes up to 48 tiles of a few result
+// channels: it transforms the tiles of every source channel into V[36][C][tile], multiplies them
+// with the transformed weights U[36][C][k] as 36 small GEMMs, and transforms the sums back. Lanes
+// are tiles. The register tile is flushed every 32 channels, so the error does not grow with C; a
+// tile whose result is not finite is summed directly, so NaN and Inf reach their receptive fields
+// and nothing else.
+// Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016; the points, and why:
+// Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2020.
+#pragma once
+#include "gemm.h"
+
+namespace pyconv::PYCONV_TARGET {
+
+constexpr int alpha = 6;           // tile edge
+constexpr i64 winograd_tiles = 48;  // of a task: one full column tile on AVX-512
+constexpr i64 winograd_panels = 4;  // row panels that are multiplied, then transformed back
+constexpr i64 winograd_flush = 32;  // channels summed in registers
+constexpr i64 winograd_pad = 16;    // keeps the 36 parts of V out of the same cache sets
+template <int M>  // of a transformed row: a vector of tiles and the columns the last one reaches into
+constexpr int winograd_pitch = (M * lanes<float> + alpha - M + lanes<float> - 1) / lanes<float> * lanes<float>;
+
+// The points' squares and the products that the transforms need.
+constexpr double point_a = 0.625, point_b = 1.5;
+constexpr double a2 = point_a * point_a, b2 = point_b * point_b;
+
+// B^T of one column or row: six values in, six out.
+template <class V, class S>
+PYCONV_INLINE void transform_input(V (&d)[alpha]) {
+  const V even_a = d[4] - d[2] * S(b2), odd_a = (d[3] - d[1] * S(b2)) * S(point_a);
+  const V even_b = d[4] - d[2] * S(a2), odd_b = (d[3] - d[1] * S(a2)) * S(point_b);
+  const V first = d[4] - d[2] * S(a2 + b2) + d[0] * S(a2 * b2);
+  const V last = d[5] - d[3] * S(a2 + b2) + d[1] * S(a2 * b2);
+  d[0] = first;
+  d[1] = even_a + odd_a;
+  d[2] = even_a - odd_a;
+  d[3] = even_b + odd_b;
+  d[4] = even_b - odd_b;
+  d[5] = last;
+}
+
+// A^T: six values in, M out.
+template <int M, class V, class S>
+PYCONV_INLINE void transform_output(const V (&m)[alpha], V (&y)[M]) {
+  const V sum_a = m[1] + m[2], dif_a = m[1] - m[2], sum_b = m[3] + m[4], dif_b = m[3] - m[4];
+  y[0] = m[0] + sum_a + sum_b;
+  y[1] = dif_a * S(point_a) + dif_b * S(point_b);
+  if constexpr (M == 4) {
+    y[2] = sum_a * S(a2) + sum_b * S(b2);
+    y[3] = dif_a * S(a2 * point_a) + dif_b * S(b2 * point_b);
+  }
+  y[M - 1] += m[5];
+}
+
+// G: R taps in, six values out.
+template <int R, class V, class S>
+PYCONV_INLINE void transform_filter(const V (&g)[R], V (&u)[alpha]) {
+  constexpr double scale_a = 1 / (2 * a2 * (a2 - b2)), scale_b = 1 / (2 * b2 * (b2 - a2));
+  V even_a = g[0] + g[2] * S(a2), odd_a = g[1] * S(point_a);
+  V even_b = g[0] + g[2] * S(b2), odd_b = g[1] * S(point_b);
+  if constexpr (R == 5) {
+    even_a += g[4] * S(a2 * a2);
+    odd_a += g[3] * S(a2 * point_a);
+    even_b += g[4] * S(b2 * b2);
+    odd_b += g[3] * S(b2 * point_b);
+  }
+  u[0] = g[0] * S(1 / (a2 * b2));
+  u[1] = (even_a + odd_a) * S(scale_a);
+  u[2] = (even_a - odd_a) * S(scale_a);
+  u[3] = (even_b + odd_b) * S(scale_b);
+  u[4] = (even_b - odd_b) * S(scale_b);
+  u[5] = g[R - 1];
+}
+
+// The correlation as tiles of M x M results; a reduction row is a (source channel, tap of D) pair.
+struct WinogradTiles {
+  i64 high, wide;         // tiles of an image
+  i64 depth;              // source channels times taps of D
+  i64 tiles, blocks;      // of all images
+  i64 channel_splits;     // tasks that share a block of tiles
+
+  WinogradTiles(const Correlation& q, int m)
+      : high(ceil_div(q.axis[1].count, m)),
+        wide(ceil_div(q.axis[2].count, m)),
+        depth(q.source_channels * q.axis[0].taps),
+        tiles(q.n * q.axis[0].count * high * wide),
+        blocks(ceil_div(tiles, winograd_tiles)) {
+    const i64 panels = ceil_div(q.result_channels, tile_rows);
+    const i64 image_blocks = ceil_div(q.axis[0].count * high * wide, winograd_tiles);
+    channel_splits = q.groups * image_blocks < 4 ? min_of<i64>(2, panels) : 1;
+  }
+
+  // First result position of a tile.
+  PYCONV_INLINE Pixel at(const Correlation& q, i64 tile, int m) const {
+    Pixel pixel;
+    pixel.o[2] = tile % wide * m;
+    tile /= wide;
+    pixel.o[1] = tile % high * m;
+    tile /= high;
+    pixel.o[0] = tile % q.axis[0].count;
+    pixel.n = tile / q.axis[0].count;
+    return pixel;
+  }
+};
+
+// Source position of the smallest tap of result 0: the taps run downwards in an input gradient.
+template <int R>
+PYCONV_INLINE i64 first_source(const AxisMap& axis) {
+  return axis.first + (axis.tap_step < 0 ? (R - 1) * axis.tap_step : 0);
+}
+
+template <int R>
+PYCONV_INLINE i64 tap_at(const AxisMap& axis, int i) {
+  return axis.tap_step < 0 ? R - 1 - i : i;
+}
+
+// Columns M t + j of a row, t over the lanes, for j = 0 .. 5; reads M lanes + 2 (or 4) elements.
+template <int M>
+PYCONV_INLINE void load_phases(const float* row, Vec<float> (&e)[alpha]) {
+  constexpr int width = lanes<float>;
+  if constexpr (M == 4) {
+    const Vec<float> v0 = load(row), v1 = load(row + width), v2 = load(row + 2 * width),
+                     v3 = load(row + 3 * width);
+    const Vec<float> even0 = every_other<float>(v0, v1, 0), odd0 = every_other<float>(v0, v1, 1);
+    const Vec<float> even1 = every_other<float>(v2, v3, 0), odd1 = every_other<float>(v2, v3, 1);
+    e[0] = every_other<float>(even0, even1, 0);
+    e[1] = every_other<float>(odd0, odd1, 0);
+    e[2] = every_other<float>(even0, even1, 1);
+    e[3] = every_other<float>(odd0, odd1, 1);
+  } else {
+    const Vec<float> v0 = load(row), v1 = load(row + width);
+    e[0] = every_other<float>(v0, v1, 0);
+    e[1] = every_other<float>(v0, v1, 1);
+    e[2] = shifted<float>(e[0], row[2 * width]);
+    e[3] = shifted<float>(e[1], row[2 * width + 1]);
+  }
+  e[4] = shifted<float>(e[alpha - 2 - M], row[4 * (M == 4 ? width : 0) + (M == 4 ? 0 : 2 * width + 2)]);
+  e[5] = shifted<float>(e[alpha - 1 - M], row[4 * (M == 4 ? width : 0) + (M == 4 ? 1 : 2 * width + 3)]);
+}
+
+// The opposite, for M result columns.
+template <int M>
+PYCONV_INLINE void store_phases(const Vec<float> (&y)[M], float* row) {
+  constexpr int width = lanes<float>;
+  if constexpr (M == 4) {
+    const Vec<float> even0 = interleaved<float>(y[0], y[2], 0), even1 = interleaved<float>(y[0], y[2], 1);
+    const Vec<float> odd0 = interleaved<float>(y[1], y[3], 0), odd1 = interleaved<float>(y[1], y[3], 1);
+    store(row, interleaved<float>(even0, odd0, 0));
+    store(row + width, interleaved<float>(even0, odd0, 1));
+    store(row + 2 * width, interleaved<float>(even1, odd1, 0));
+    store(row + 3 * width, interleaved<float>(even1, odd1, 1));
+  } else {
+    store(row, interleaved<float>(y[0], y[1], 0));
+    store(row + width, interleaved<float>(y[0], y[1], 1));
+  }
+}
+
+// Tiles of one row of tiles, at most a vector of them, of one source plane: their 36 values of V.
+// `line` holds 6 transformed rows and copies of up to 6 rows that touch the border.
+template <int R>
+PYCONV_INLINE void winograd_input(const Correlation& q, const float* plane, i64 top, i64 left,
+                                  int count, float* line, float* v, i64 xi_stride) {
+  constexpr int M = alpha + 1 - R, width = lanes<float>;
+  constexpr int pitch = winograd_pitch<M>;
+  const AxisMap &H = q.axis[1], &W = q.axis[2];
+  const bool inside = q.source.axis[2] == 1 && left >= 0 && left + pitch <= W.source_size;
+  // Positions beyond these are read by no result, and no border rule reaches them.
+  const i64 last_row = first_source<R>(H) + H.count - 1 + R - 1;
+  const i64 last_column = first_source<R>(W) + W.count - 1 + R - 1;
+  const i64 used = min_of<i64>(M * count + R - 1, last_column - left + 1);
+  const float* rows[alpha];
+  for (int i = 0; i < alpha; ++i) {
+    const i64 h = top + i > last_row ? -1 : border_index(top + i, H.source_size, q.border);
+    const float* row = plane + h * q.source.axis[1];
+    float* copy = line + (alpha + i) * pitch;
+    rows[i] = copy;
+    if (h >= 0 && inside)
+      rows[i] = row + left;
+    else if (h >= 0)
+      gather_row<float, true>(row, q.source.axis[2], W.source_size, left, 1, used, q.border, copy, 1);
+    if (rows[i] == copy)
+      for (i64 e = h < 0 ? 0 : used; e < pitch; ++e) copy[e] = 0;
+  }
+  for (int e = 0; e < pitch; e += width) {
+    Vec<float> d[alpha];
+    for (int i = 0; i < alpha; ++i) d[i] = load(rows[i] + e);
+    transform_input<Vec<float>, float>(d);
+    for (int i = 0; i < alpha; ++i) store(line + i * pitch + e, d[i]);
+  }
+  for (int i = 0; i < alpha; ++i) {
+    Vec<float> d[alpha];
+    load_phases<M>(line + i * pitch, d);
+    transform_input<Vec<float>, float>(d);
+    for (int j = 0; j < alpha; ++j) {
+      float* to = v + (i * alpha + j) * xi_stride;
+      if (count == width)
+        store(to, d[j]);
+      else
+        store_first(to, d[j], count);
+    }
+  }
+}
+
+// One result summed directly, where a tile overflowed or holds NaN or Inf.
+PYCONV_NOINLINE float winograd_exact(const Correlation& q, const float* source, const float* w,
+                                     const Pixel& at) {
+  float sum = 0;
+  for (i64 c = 0; c < q.source_channels; ++c)
+    for (i64 t = 0; t < q.taps(); ++t) {
+      const i64 j[3] = {t / q.axis[2].taps / q.axis[1].taps, t / q.axis[2].taps % q.axis[1].taps,
+                        t % q.axis[2].taps};
+      const float* from = source + at.n * q.source.n + c * q.source.c;
+      for (int a = 0; a < 3 && from; ++a) {
+        const i64 i = border_index(q.axis[a].source(at.o[a], j[a]), q.axis[a].source_size, q.border);
+        from = i < 0 ? nullptr : from + i * q.source.axis[a];
+      }
+      if (from) sum += w[c * q.weight_source + q.weight_tap(j[0], j[1], j[2])] * *from;
+    }
+  return sum;
+}
+
+template <int R>
+i64 winograd_group_elements(const Correlation& q) {
+  return alpha * alpha * q.result_channels * q.source_channels * q.axis[0].taps;
+}
+
+// The transformed weights of every phase (of the D axis), then a copy of w for winograd_exact.
+template <int R>
+std::size_t winograd_packed_bytes(const ConvProblem& p, Pass pass) {
+  i64 elements = p.k * p.c_per_group() * p.taps();
+  for (i64 phase = 0; phase < phase_count(p, pass); ++phase)
+    elements += p.groups * winograd_group_elements<R>(correlation(p, pass, phase));
+  return std::size_t(elements) * sizeof(float);
+}
+
+template <int R>
+void winograd_pack(const ConvProblem& p, Pass pass, const void* weights, void* packed, int threads) {
+  const float* w = static_cast<const float*>(weights);
+  float* u = static_cast<float*>(packed);
+  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
+    const Correlation q = correlation(p, pass, phase);
+    const Side side = row_side<float>(q.result_channels);
+    const i64 depth = q.source_channels * q.axis[0].taps;
+    parallel_for(p.groups * side.panels(), threads, [&](i64 task, int) {
+      const i64 group = task / side.panels(), panel = task % side.panels();
+      const int rows = int(side.valid(panel));
+      const float* from = w + group * q.weight_group + panel * side.width * q.weight_result;
+      float* out = u + group * winograd_group_elements<R>(q) + panel * side.width * depth;
+      for (i64 k = 0; k < depth; ++k) {
+        const i64 c = k / q.axis[0].taps, jd = k % q.axis[0].taps;
+        Vec<float> g[R][R], half[alpha][R], line[alpha];
+        for (int i = 0; i < R; ++i)
+          for (int j = 0; j < R; ++j) {
+            const float* at = from + c * q.weight_source +
+                              q.weight_tap(jd, tap_at<R>(q.axis[1], i), tap_at<R>(q.axis[2], j));
+            float values[lanes<float>] = {};
+            for (int r = 0; r < min_of(rows, lanes<float>); ++r) values[r] = at[r * q.weight_result];
+            g[i][j] = load(values);
+          }
+        for (int j = 0; j < R; ++j) {
+          Vec<float> column[R];
+          for (int i = 0; i < R; ++i) column[i] = g[i][j];
+          transform_filter<R, Vec<float>, float>(column, line);
+          for (int i = 0; i < alpha; ++i) half[i][j] = line[i];
+        }
+        for (int i = 0; i < alpha; ++i) {
+          transform_filter<R, Vec<float>, float>(half[i], line);
+          for (int j = 0; j < alpha; ++j)
+            store_first(out + (i * alpha + j) * q.result_channels * depth + k * rows, line[j], rows);
+        }
+      }
+    });
+    u += p.groups * winograd_group_elements<R>(q);
+  }
+  __builtin_memcpy(u, w, std::size_t(p.k * p.c_per_group() * p.taps()) * sizeof(float));
+}
+
+template <int R>
+std::size_t winograd_scratch_bytes(const ConvProblem& p, Pass pass) {
+  constexpr int M = alpha + 1 - R;
+  const Correlation q = correlation(p, pass);
+  const i64 depth = q.source_channels * p.filter[0];
+  const i64 sums = winograd_panels * tile_rows;
+  return std::size_t(alpha * alpha * winograd_tiles * (depth + sums) + 2 * alpha * winograd_pitch<M> +
+                     alpha * alpha * winograd_pad) * sizeof(float);
+}
+
+template <int R>
+const char* winograd_refuse(const ConvProblem& p, Pass pass) {
+  if (pass == Pass::bwd_weight) return "it has no weight gradient";
+  for (int a = 1; a < 3; ++a) {
+    if (p.filter[a] != R) return "the filter is neither 3x3 nor 5x5";
+    if (p.stride[a] != 1 || p.dilation[a] != 1) return "stride and dilation must be 1";
+  }
+  if (winograd_scratch_bytes<R>(p, pass) > 16 << 20) return "it would need over 16 MB a thread";
+  return nullptr;
+}
+
+template <int R>
+void winograd_phase(const ConvProblem& p, const Correlation& q, const float* u, const float* w,
+                    const Buffers& b) {
+  constexpr int M = alpha + 1 - R, width = lanes<float>, pitch = winograd_pitch<M>;
+  const WinogradTiles tiling(q, M);
+  const i64 panels = ceil_div(q.result_channels, tile_rows);
+  const i64 split_panels = ceil_div(panels, tiling.channel_splits);
+  const i64 u_stride = q.result_channels * tiling.depth;
+  parallel_for(q.groups * tiling.blocks * tiling.channel_splits, b.threads, [&](i64 task, int thread) {
+    const i64 first_panel = task % tiling.channel_splits * split_panels;
+    const i64 tile0 = task / tiling.channel_splits % tiling.blocks * winograd_tiles;
+    const i64 group = task / tiling.channel_splits / tiling.blocks;
+    const Side columns = column_side<float>(min_of(winograd_tiles, tiling.tiles - tile0));
+    const i64 stored = columns.total();
+    float* v = reinterpret_cast<float*>(b.scratch + thread * b.scratch_bytes);
+    const i64 v_stride = tiling.depth * stored + winograd_pad;
+    float* sums = v + alpha * alpha * v_stride;
+    float* line = sums + alpha * alpha * winograd_tiles * winograd_panels * tile_rows;
+    const float* source = static_cast<const float*>(b.a) + group * q.source_channels * q.source.c;
+
+    // Segments: neighbouring tiles of a row of tiles within one vector of lanes.
+    struct Segment {
+      Pixel at;
+      i64 tile;
+      int count;
+    } segments[winograd_tiles];
+    int segment_count = 0;
+    for (i64 t = 0; t < columns.size;) {
+      const Pixel at = tiling.at(q, tile0 + t, M);
+      const i64 row_rest = tiling.wide - at.o[2] / M, lane_rest = width - t % width;
+      const int count = int(min_of(min_of(row_rest, lane_rest), columns.size - t));
+      segments[segment_count++] = {at, t, count};
+      t += count;
+    }
+    if (stored > columns.size)
+      for (i64 xi = 0; xi < alpha * alpha; ++xi)
+        for (i64 k = 0; k < tiling.depth; ++k)
+          for (i64 t = columns.size; t < stored; ++t) {
+            const i64 panel = t / columns.width;
+            v[xi * v_stride + panel * columns.width * tiling.depth + k * columns.stored(panel) +
+              t % columns.width] = 0;
+          }
+    for (i64 k = 0; k < tiling.depth; ++k) {
+      const i64 c = k / q.axis[0].taps, jd = k % q.axis[0].taps;
+      for (int s = 0; s < segment_count; ++s) {
+        const Segment& segment = segments[s];
+        const i64 panel = segment.tile / columns.width;
+        float* to = v + panel * columns.width * tiling.depth + k * columns.stored(panel) +
+                    segment.tile % columns.width;
+        const i64 d = border_index(q.axis[0].source(segment.at.o[0], jd), q.axis[0].source_size, q.border);
+        if (d < 0) {
+          for (i64 xi = 0; xi < alpha * alpha; ++xi)
+            for (int t = 0; t < segment.count; ++t) to[xi * v_stride + t] = 0;
+          continue;
+        }
+        const float* plane = source + segment.at.n * q.source.n + c * q.source.c + d * q.source.axis[0];
+        winograd_input<R>(q, plane, segment.at.o[1] + first_source<R>(q.axis[1]),
+                          segment.at.o[2] + first_source<R>(q.axis[2]), segment.count, line, to, v_stride);
+      }
+    }
+
+    const Epilogue<float> end = epilogue<float>(p, q, b, group);
+    const i64 step = q.axis[2].result_step * q.result.axis[2];
+    const i64 last_panel = min_of(panels, first_panel + split_panels);
+    for (i64 panel0 = first_panel; panel0 < last_panel; panel0 += winograd_panels) {
+      const i64 some = min_of(winograd_panels, last_panel - panel0);
+      const Side rows = row_side<float>(min_of(some * tile_rows, q.result_channels - panel0 * tile_rows));
+      const i64 sums_stride = sums_elements<float>(rows, columns);
+      for (i64 xi = 0; xi < alpha * alpha; ++xi)
+        for (i64 k = 0; k < tiling.depth; k += winograd_flush)
+          multiply_block<float>(rows, columns, min_of(winograd_flush, tiling.depth - k),
+                                {u + group * alpha * alpha * u_stride + xi * u_stride +
+                                     panel0 * tile_rows * tiling.depth, tiling.depth, k},
+                                {v + xi * v_stride, tiling.depth, k}, sums + xi * sums_stride, k > 0);
+      for (i64 row = 0; row < rows.size; ++row) {
+        const i64 channel = panel0 * tile_rows + row;
+        const float* filter = w + group * q.weight_group + channel * q.weight_result;
+        int s = 0;
+        for (i64 t0 = 0; t0 < columns.size; t0 += width) {
+          const i64 panel = t0 / columns.width, stored_panel = columns.stored(panel);
+          const float* from = sums + (panel * rows.panels() + row / tile_rows) * tile_rows * tile_columns<float> +
+                              row % tile_rows * stored_panel + t0 % columns.width;
+          Vec<float> half[M][alpha], bad{};
+          for (int j = 0; j < alpha; ++j) {
+            Vec<float> m[alpha], y[M];
+            for (int i = 0; i < alpha; ++i) m[i] = load(from + (i * alpha + j) * sums_stride);
+            transform_output<M, Vec<float>, float>(m, y);
+            for (int i = 0; i < M; ++i) half[i][j] = y[i];
+          }
+          float image[M][M * width];
+          for (int i = 0; i < M; ++i) {
+            Vec<float> y[M];
+            transform_output<M, Vec<float>, float>(half[i], y);
+            for (int j = 0; j < M; ++j) bad += y[j] - y[j];  // 0, or NaN for NaN and Inf
+            store_phases<M>(y, image[i]);
+          }
+          const bool finite = sum_lanes<float>(bad) == 0;
+          for (; s < segment_count && segments[s].tile < t0 + width; ++s) {
+            const Segment& segment = segments[s];
+            const i64 high = min_of<i64>(M, q.axis[1].count - segment.at.o[1]);
+            const i64 wide = min_of<i64>(M * segment.count, q.axis[2].count - segment.at.o[2]);
+            for (i64 i = 0; i < high; ++i) {
+              Pixel at = segment.at;
+              at.o[1] += i;
+              float* results = image[i] + (segment.tile - t0) * M;
+              const i64 offset = result_offset(q, at) + channel * q.result.c;
+              for (i64 e = 0; !finite && e < wide; ++e)
+                if (bad[(segment.tile - t0) + e / M] != 0) {
+                  Pixel one = at;
+                  one.o[2] += e;
+                  results[e] = winograd_exact(q, source, filter, one);
+                }
+              end.store_pixels(results, channel, offset, step, wide);
+            }
+          }
+        }
+      }
+    }
+  });
+  (void)pitch;
+}
+
+template <int R>
+void winograd(const ConvProblem& p, Pass pass, const Buffers& b) {
+  const float* u = static_cast<const float*>(b.packed);
+  const float* w = u + winograd_packed_bytes<R>(p, pass) / sizeof(float) - p.k * p.c_per_group() * p.taps();
+  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
+    const Correlation q = correlation(p, pass, phase);
+    winograd_phase<R>(p, q, u, w, b);
+    u += p.groups * winograd_group_elements<R>(q);
+  }
+  if (pass == Pass::bwd_data) add_border_gradients<float>(p, b);
+}
+
+}  // namespace pyconv::PYCONV_TARGET
