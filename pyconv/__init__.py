@@ -71,9 +71,12 @@ def get_cmake_dir() -> str:
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        value: Any = version("pyconv-engine")
+        try:
+            value: Any = version("pyconv-engine")
+        except PackageNotFoundError:  # run from a build folder
+            value = "0+unknown"
     elif name in _LAZY:
         module, attribute = _LAZY[name]
         value = import_module(module)

@@ -132,8 +132,8 @@ class Optimizer:
                     f"load_state_dict: {key} must be {expected.shape}, got {state[key].shape}"
                 )
             slots.setdefault(name, {})[slot] = np.array(state[key], expected.dtype)
-        if "steps" not in state:
-            raise ValueError("load_state_dict: missing steps")
+        if "steps" not in state or state["steps"].shape:
+            raise ValueError("load_state_dict: missing steps, a single number")
         self.steps = int(state["steps"])
         self._slots = slots
 

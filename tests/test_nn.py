@@ -395,7 +395,10 @@ def test_initialisers():
     assert 0.99 * limit < np.abs(w).max() <= limit
     assert w.std() == pytest.approx(limit / math.sqrt(3), rel=0.02)
     assert nn.init.he(shape, rng).std() == pytest.approx(math.sqrt(2 / 270), rel=0.02)
-    for rows in (nn.init.orthogonal(shape, rng).reshape(40, -1), nn.init.orthogonal((50, 9), rng).T):
+    for rows in (
+        nn.init.orthogonal(shape, rng).reshape(40, -1),
+        nn.init.orthogonal((50, 9), rng).T,
+    ):
         np.testing.assert_allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-12)
     x = rng.normal(size=(1, 3, 5, 5)).astype(np.float32)
     np.testing.assert_array_equal(nn.Conv2d(3, 3, 3, padding=1, init="dirac")(x), x)

@@ -31,12 +31,10 @@ T gradient_at(const ConvProblem& p, const T* dy, const Strides& y, const T* w, c
 }
 
 template <class T>
-void add_border_gradients(const ConvProblem& p, const Buffers& b) {
+void add_border_gradients(const ConvProblem& p, const T* dy, const T* w, T* dx, int threads) {
   if (p.border == Border::zeros) return;
-  const T *dy = static_cast<const T*>(b.a), *w = static_cast<const T*>(b.b);
-  T* dx = static_cast<T*>(b.out);
   const Strides x = dense_strides(p.layout, p.c, p.in), y = dense_strides(p.layout, p.k, p.out);
-  parallel_for(p.n * p.c, b.threads, [&](i64 plane, int) {
+  parallel_for(p.n * p.c, threads, [&](i64 plane, int) {
     const i64 n = plane / p.c, c = plane % p.c, group = c / p.c_per_group();
     const T* gradient = dy + n * y.n + group * p.k_per_group() * y.c;
     const T* weights =

@@ -165,10 +165,16 @@ i64 packed_group_elements(const Correlation& q) {
   return channels.total() * q.depth();
 }
 
+// The border's gradients read w as it is: a copy of it then ends the packed weights.
+PYCONV_INLINE i64 copied_weights(const ConvProblem& p, Pass pass) {
+  const bool copied = pass == Pass::bwd_data && p.border != Border::zeros;
+  return copied ? p.k * p.c_per_group() * p.taps() : 0;
+}
+
 template <class T>
 std::size_t gemm_packed_bytes(const ConvProblem& p, Pass pass) {
   if (pass == Pass::bwd_weight) return 0;
-  i64 elements = 0;
+  i64 elements = copied_weights(p, pass);
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase)
     elements += p.groups * packed_group_elements<T>(correlation(p, pass, phase));
   return std::size_t(elements) * sizeof(T);
@@ -203,6 +209,7 @@ void gemm_pack(const ConvProblem& p, Pass pass, const void* weights, void* packe
     });
     to += q.groups * group_elements;
   }
+  __builtin_memcpy(to, w, std::size_t(copied_weights(p, pass)) * sizeof(T));
 }
 
 // One phase of a forward pass or an input gradient.
@@ -405,7 +412,8 @@ void gemm(const ConvProblem& p, Pass pass, const Buffers& b) {
     gemm_phase(p, q, packed, b);
     packed += q.groups * packed_group_elements<T>(q);
   }
-  if (pass == Pass::bwd_data) add_border_gradients<T>(p, b);
+  if (pass == Pass::bwd_data)
+    add_border_gradients(p, static_cast<const T*>(b.a), packed, static_cast<T*>(b.out), b.threads);
 }
 
 template <class T>

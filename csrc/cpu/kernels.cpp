@@ -6,6 +6,7 @@
 #include "pointwise.h"
 #include "pool.h"
 #include "reduce.h"
+#include "winograd.h"
 
 #define PYCONV_STRING_(text) #text
 #define PYCONV_STRING(text) PYCONV_STRING_(text)
@@ -27,14 +28,20 @@ constexpr ConvKernel gemm_kernel{
     nullptr, gemm_packed_bytes<T>, gemm_pack<T>, gemm_scratch_bytes<T>, gemm_shared_bytes<T>,
     gemm<T>};
 
+constexpr ConvKernel winograd_kernel{Winograd::refuse, Winograd::packed_bytes,
+                                     Winograd::pack,   Winograd::scratch_bytes,
+                                     nullptr,          Winograd::run};
+
 }  // namespace
 
 extern const Kernels kernels_table;
-const Kernels kernels_table{
-    PYCONV_STRING(PYCONV_TARGET),
-    {{}, {direct_kernel<float>, direct_kernel<double>}, {gemm_kernel<float>, gemm_kernel<double>}},
-    {reshape<float>, reshape<double>},
-    {pool<float>, pool<double>},
-    {activation_backward<float>, activation_backward<double>}};
+const Kernels kernels_table{PYCONV_STRING(PYCONV_TARGET),
+                            {{},
+                             {direct_kernel<float>, direct_kernel<double>},
+                             {gemm_kernel<float>, gemm_kernel<double>},
+                             {winograd_kernel, {}}},
+                            {reshape<float>, reshape<double>},
+                            {pool<float>, pool<double>},
+                            {activation_backward<float>, activation_backward<double>}};
 
 }  // namespace pyconv::PYCONV_TARGET

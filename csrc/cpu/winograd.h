@@ -15,13 +15,15 @@
 
 namespace pyconv::PYCONV_TARGET {
 
-constexpr int alpha = 6;           // tile edge
+constexpr int alpha = 6;            // tile edge
 constexpr i64 winograd_tiles = 48;  // of a task: one full column tile on AVX-512
 constexpr i64 winograd_panels = 4;  // row panels that are multiplied, then transformed back
 constexpr i64 winograd_flush = 32;  // channels summed in registers
 constexpr i64 winograd_pad = 16;    // keeps the 36 parts of V out of the same cache sets
-template <int M>  // of a transformed row: a vector of tiles and the columns the last one reaches into
-constexpr int winograd_pitch = (M * lanes<float> + alpha - M + lanes<float> - 1) / lanes<float> * lanes<float>;
+template <int M>  // of a transformed row: a vector of tiles and the columns the last one reaches
+                  // into
+constexpr int winograd_pitch =
+    (M * lanes<float> + alpha - M + lanes<float> - 1) / lanes<float> * lanes<float>;
 
 // The points' squares and the products that the transforms need.
 constexpr double point_a = 0.625, point_b = 1.5;
@@ -77,10 +79,10 @@ PYCONV_INLINE void transform_filter(const V (&g)[R], V (&u)[alpha]) {
 
 // The correlation as tiles of M x M results; a reduction row is a (source channel, tap of D) pair.
 struct WinogradTiles {
-  i64 high, wide;         // tiles of an image
-  i64 depth;              // source channels times taps of D
-  i64 tiles, blocks;      // of all images
-  i64 channel_splits;     // tasks that share a block of tiles
+  i64 high, wide;      // tiles of an image
+  i64 depth;           // source channels times taps of D
+  i64 tiles, blocks;   // of all images
+  i64 channel_splits;  // tasks that share a block of tiles
 
   WinogradTiles(const Correlation& q, int m)
       : high(ceil_div(q.axis[1].count, m)),
@@ -137,8 +139,10 @@ PYCONV_INLINE void load_phases(const float* row, Vec<float> (&e)[alpha]) {
     e[2] = shifted<float>(e[0], row[2 * width]);
     e[3] = shifted<float>(e[1], row[2 * width + 1]);
   }
-  e[4] = shifted<float>(e[alpha - 2 - M], row[4 * (M == 4 ? width : 0) + (M == 4 ? 0 : 2 * width + 2)]);
-  e[5] = shifted<float>(e[alpha - 1 - M], row[4 * (M == 4 ? width : 0) + (M == 4 ? 1 : 2 * width + 3)]);
+  e[4] = shifted<float>(e[alpha - 2 - M],
+                        row[4 * (M == 4 ? width : 0) + (M == 4 ? 0 : 2 * width + 2)]);
+  e[5] = shifted<float>(e[alpha - 1 - M],
+                        row[4 * (M == 4 ? width : 0) + (M == 4 ? 1 : 2 * width + 3)]);
 }
 
 // The opposite, for M result columns.
@@ -146,8 +150,10 @@ template <int M>
 PYCONV_INLINE void store_phases(const Vec<float> (&y)[M], float* row) {
   constexpr int width = lanes<float>;
   if constexpr (M == 4) {
-    const Vec<float> even0 = interleaved<float>(y[0], y[2], 0), even1 = interleaved<float>(y[0], y[2], 1);
-    const Vec<float> odd0 = interleaved<float>(y[1], y[3], 0), odd1 = interleaved<float>(y[1], y[3], 1);
+    const Vec<float> even0 = interleaved<float>(y[0], y[2], 0),
+                     even1 = interleaved<float>(y[0], y[2], 1);
+    const Vec<float> odd0 = interleaved<float>(y[1], y[3], 0),
+                     odd1 = interleaved<float>(y[1], y[3], 1);
     store(row, interleaved<float>(even0, odd0, 0));
     store(row + width, interleaved<float>(even0, odd0, 1));
     store(row + 2 * width, interleaved<float>(even1, odd1, 0));
@@ -180,7 +186,8 @@ PYCONV_INLINE void winograd_input(const Correlation& q, const float* plane, i64 
     if (h >= 0 && inside)
       rows[i] = row + left;
     else if (h >= 0)
-      gather_row<float, true>(row, q.source.axis[2], W.source_size, left, 1, used, q.border, copy, 1);
+      gather_row<float, true>(row, q.source.axis[2], W.source_size, left, 1, used, q.border, copy,
+                              1);
     if (rows[i] == copy)
       for (i64 e = h < 0 ? 0 : used; e < pitch; ++e) copy[e] = 0;
   }
@@ -214,7 +221,8 @@ PYCONV_NOINLINE float winograd_exact(const Correlation& q, const float* source, 
                         t % q.axis[2].taps};
       const float* from = source + at.n * q.source.n + c * q.source.c;
       for (int a = 0; a < 3 && from; ++a) {
-        const i64 i = border_index(q.axis[a].source(at.o[a], j[a]), q.axis[a].source_size, q.border);
+        const i64 i =
+            border_index(q.axis[a].source(at.o[a], j[a]), q.axis[a].source_size, q.border);
         from = i < 0 ? nullptr : from + i * q.source.axis[a];
       }
       if (from) sum += w[c * q.weight_source + q.weight_tap(j[0], j[1], j[2])] * *from;
@@ -237,7 +245,8 @@ std::size_t winograd_packed_bytes(const ConvProblem& p, Pass pass) {
 }
 
 template <int R>
-void winograd_pack(const ConvProblem& p, Pass pass, const void* weights, void* packed, int threads) {
+void winograd_pack(const ConvProblem& p, Pass pass, const void* weights, void* packed,
+                   int threads) {
   const float* w = static_cast<const float*>(weights);
   float* u = static_cast<float*>(packed);
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
@@ -251,25 +260,26 @@ void winograd_pack(const ConvProblem& p, Pass pass, const void* weights, void* p
       float* out = u + group * winograd_group_elements<R>(q) + panel * side.width * depth;
       for (i64 k = 0; k < depth; ++k) {
         const i64 c = k / q.axis[0].taps, jd = k % q.axis[0].taps;
-        Vec<float> g[R][R], half[alpha][R], line[alpha];
-        for (int i = 0; i < R; ++i)
+        for (int row = 0; row < rows; row += lanes<float>) {
+          const int count = min_of(rows - row, lanes<float>);
+          Vec<float> half[alpha][R], column[R], line[alpha];
           for (int j = 0; j < R; ++j) {
-            const float* at = from + c * q.weight_source +
-                              q.weight_tap(jd, tap_at<R>(q.axis[1], i), tap_at<R>(q.axis[2], j));
-            float values[lanes<float>] = {};
-            for (int r = 0; r < min_of(rows, lanes<float>); ++r) values[r] = at[r * q.weight_result];
-            g[i][j] = load(values);
+            for (int i = 0; i < R; ++i) {
+              const float* at = from + c * q.weight_source + row * q.weight_result +
+                                q.weight_tap(jd, tap_at<R>(q.axis[1], i), tap_at<R>(q.axis[2], j));
+              float values[lanes<float>] = {};
+              for (int r = 0; r < count; ++r) values[r] = at[r * q.weight_result];
+              column[i] = load(values);
+            }
+            transform_filter<R, Vec<float>, float>(column, line);
+            for (int i = 0; i < alpha; ++i) half[i][j] = line[i];
           }
-        for (int j = 0; j < R; ++j) {
-          Vec<float> column[R];
-          for (int i = 0; i < R; ++i) column[i] = g[i][j];
-          transform_filter<R, Vec<float>, float>(column, line);
-          for (int i = 0; i < alpha; ++i) half[i][j] = line[i];
-        }
-        for (int i = 0; i < alpha; ++i) {
-          transform_filter<R, Vec<float>, float>(half[i], line);
-          for (int j = 0; j < alpha; ++j)
-            store_first(out + (i * alpha + j) * q.result_channels * depth + k * rows, line[j], rows);
+          for (int i = 0; i < alpha; ++i) {
+            transform_filter<R, Vec<float>, float>(half[i], line);
+            float* to = out + i * alpha * q.result_channels * depth + k * rows + row;
+            for (int j = 0; j < alpha; ++j)
+              store_first(to + j * q.result_channels * depth, line[j], count);
+          }
         }
       }
     });
@@ -284,8 +294,9 @@ std::size_t winograd_scratch_bytes(const ConvProblem& p, Pass pass) {
   const Correlation q = correlation(p, pass);
   const i64 depth = q.source_channels * p.filter[0];
   const i64 sums = winograd_panels * tile_rows;
-  return std::size_t(alpha * alpha * winograd_tiles * (depth + sums) + 2 * alpha * winograd_pitch<M> +
-                     alpha * alpha * winograd_pad) * sizeof(float);
+  return std::size_t(alpha * alpha * winograd_tiles * (depth + sums) +
+                     2 * alpha * winograd_pitch<M> + alpha * alpha * winograd_pad) *
+         sizeof(float);
 }
 
 template <int R>
@@ -307,130 +318,169 @@ void winograd_phase(const ConvProblem& p, const Correlation& q, const float* u, 
   const i64 panels = ceil_div(q.result_channels, tile_rows);
   const i64 split_panels = ceil_div(panels, tiling.channel_splits);
   const i64 u_stride = q.result_channels * tiling.depth;
-  parallel_for(q.groups * tiling.blocks * tiling.channel_splits, b.threads, [&](i64 task, int thread) {
-    const i64 first_panel = task % tiling.channel_splits * split_panels;
-    const i64 tile0 = task / tiling.channel_splits % tiling.blocks * winograd_tiles;
-    const i64 group = task / tiling.channel_splits / tiling.blocks;
-    const Side columns = column_side<float>(min_of(winograd_tiles, tiling.tiles - tile0));
-    const i64 stored = columns.total();
-    float* v = reinterpret_cast<float*>(b.scratch + thread * b.scratch_bytes);
-    const i64 v_stride = tiling.depth * stored + winograd_pad;
-    float* sums = v + alpha * alpha * v_stride;
-    float* line = sums + alpha * alpha * winograd_tiles * winograd_panels * tile_rows;
-    const float* source = static_cast<const float*>(b.a) + group * q.source_channels * q.source.c;
+  parallel_for(
+      q.groups * tiling.blocks * tiling.channel_splits, b.threads, [&](i64 task, int thread) {
+        const i64 first_panel = task % tiling.channel_splits * split_panels;
+        const i64 tile0 = task / tiling.channel_splits % tiling.blocks * winograd_tiles;
+        const i64 group = task / tiling.channel_splits / tiling.blocks;
+        const Side columns = column_side<float>(min_of(winograd_tiles, tiling.tiles - tile0));
+        const i64 stored = columns.total();
+        float* v = reinterpret_cast<float*>(b.scratch + thread * b.scratch_bytes);
+        const i64 v_stride = tiling.depth * stored + winograd_pad;
+        float* sums = v + alpha * alpha * v_stride;
+        float* line = sums + alpha * alpha * winograd_tiles * winograd_panels * tile_rows;
+        const float* source =
+            static_cast<const float*>(b.a) + group * q.source_channels * q.source.c;
 
-    // Segments: neighbouring tiles of a row of tiles within one vector of lanes.
-    struct Segment {
-      Pixel at;
-      i64 tile;
-      int count;
-    } segments[winograd_tiles];
-    int segment_count = 0;
-    for (i64 t = 0; t < columns.size;) {
-      const Pixel at = tiling.at(q, tile0 + t, M);
-      const i64 row_rest = tiling.wide - at.o[2] / M, lane_rest = width - t % width;
-      const int count = int(min_of(min_of(row_rest, lane_rest), columns.size - t));
-      segments[segment_count++] = {at, t, count};
-      t += count;
-    }
-    if (stored > columns.size)
-      for (i64 xi = 0; xi < alpha * alpha; ++xi)
-        for (i64 k = 0; k < tiling.depth; ++k)
-          for (i64 t = columns.size; t < stored; ++t) {
-            const i64 panel = t / columns.width;
-            v[xi * v_stride + panel * columns.width * tiling.depth + k * columns.stored(panel) +
-              t % columns.width] = 0;
-          }
-    for (i64 k = 0; k < tiling.depth; ++k) {
-      const i64 c = k / q.axis[0].taps, jd = k % q.axis[0].taps;
-      for (int s = 0; s < segment_count; ++s) {
-        const Segment& segment = segments[s];
-        const i64 panel = segment.tile / columns.width;
-        float* to = v + panel * columns.width * tiling.depth + k * columns.stored(panel) +
-                    segment.tile % columns.width;
-        const i64 d = border_index(q.axis[0].source(segment.at.o[0], jd), q.axis[0].source_size, q.border);
-        if (d < 0) {
-          for (i64 xi = 0; xi < alpha * alpha; ++xi)
-            for (int t = 0; t < segment.count; ++t) to[xi * v_stride + t] = 0;
-          continue;
+        // Segments: neighbouring tiles of a row of tiles within one vector of lanes.
+        struct Segment {
+          Pixel at;
+          i64 tile;
+          int count;
+        } segments[winograd_tiles];
+        int segment_count = 0;
+        for (i64 t = 0; t < columns.size;) {
+          const Pixel at = tiling.at(q, tile0 + t, M);
+          const i64 row_rest = tiling.wide - at.o[2] / M, lane_rest = width - t % width;
+          const int count = int(min_of(min_of(row_rest, lane_rest), columns.size - t));
+          segments[segment_count++] = {at, t, count};
+          t += count;
         }
-        const float* plane = source + segment.at.n * q.source.n + c * q.source.c + d * q.source.axis[0];
-        winograd_input<R>(q, plane, segment.at.o[1] + first_source<R>(q.axis[1]),
-                          segment.at.o[2] + first_source<R>(q.axis[2]), segment.count, line, to, v_stride);
-      }
-    }
-
-    const Epilogue<float> end = epilogue<float>(p, q, b, group);
-    const i64 step = q.axis[2].result_step * q.result.axis[2];
-    const i64 last_panel = min_of(panels, first_panel + split_panels);
-    for (i64 panel0 = first_panel; panel0 < last_panel; panel0 += winograd_panels) {
-      const i64 some = min_of(winograd_panels, last_panel - panel0);
-      const Side rows = row_side<float>(min_of(some * tile_rows, q.result_channels - panel0 * tile_rows));
-      const i64 sums_stride = sums_elements<float>(rows, columns);
-      for (i64 xi = 0; xi < alpha * alpha; ++xi)
-        for (i64 k = 0; k < tiling.depth; k += winograd_flush)
-          multiply_block<float>(rows, columns, min_of(winograd_flush, tiling.depth - k),
-                                {u + group * alpha * alpha * u_stride + xi * u_stride +
-                                     panel0 * tile_rows * tiling.depth, tiling.depth, k},
-                                {v + xi * v_stride, tiling.depth, k}, sums + xi * sums_stride, k > 0);
-      for (i64 row = 0; row < rows.size; ++row) {
-        const i64 channel = panel0 * tile_rows + row;
-        const float* filter = w + group * q.weight_group + channel * q.weight_result;
-        int s = 0;
-        for (i64 t0 = 0; t0 < columns.size; t0 += width) {
-          const i64 panel = t0 / columns.width, stored_panel = columns.stored(panel);
-          const float* from = sums + (panel * rows.panels() + row / tile_rows) * tile_rows * tile_columns<float> +
-                              row % tile_rows * stored_panel + t0 % columns.width;
-          Vec<float> half[M][alpha], bad{};
-          for (int j = 0; j < alpha; ++j) {
-            Vec<float> m[alpha], y[M];
-            for (int i = 0; i < alpha; ++i) m[i] = load(from + (i * alpha + j) * sums_stride);
-            transform_output<M, Vec<float>, float>(m, y);
-            for (int i = 0; i < M; ++i) half[i][j] = y[i];
-          }
-          float image[M][M * width];
-          for (int i = 0; i < M; ++i) {
-            Vec<float> y[M];
-            transform_output<M, Vec<float>, float>(half[i], y);
-            for (int j = 0; j < M; ++j) bad += y[j] - y[j];  // 0, or NaN for NaN and Inf
-            store_phases<M>(y, image[i]);
-          }
-          const bool finite = sum_lanes<float>(bad) == 0;
-          for (; s < segment_count && segments[s].tile < t0 + width; ++s) {
+        if (stored > columns.size)
+          for (i64 xi = 0; xi < alpha * alpha; ++xi)
+            for (i64 k = 0; k < tiling.depth; ++k)
+              for (i64 t = columns.size; t < stored; ++t) {
+                const i64 panel = t / columns.width;
+                v[xi * v_stride + panel * columns.width * tiling.depth + k * columns.stored(panel) +
+                  t % columns.width] = 0;
+              }
+        for (i64 k = 0; k < tiling.depth; ++k) {
+          const i64 c = k / q.axis[0].taps, jd = k % q.axis[0].taps;
+          for (int s = 0; s < segment_count; ++s) {
             const Segment& segment = segments[s];
-            const i64 high = min_of<i64>(M, q.axis[1].count - segment.at.o[1]);
-            const i64 wide = min_of<i64>(M * segment.count, q.axis[2].count - segment.at.o[2]);
-            for (i64 i = 0; i < high; ++i) {
-              Pixel at = segment.at;
-              at.o[1] += i;
-              float* results = image[i] + (segment.tile - t0) * M;
-              const i64 offset = result_offset(q, at) + channel * q.result.c;
-              for (i64 e = 0; !finite && e < wide; ++e)
-                if (bad[(segment.tile - t0) + e / M] != 0) {
-                  Pixel one = at;
-                  one.o[2] += e;
-                  results[e] = winograd_exact(q, source, filter, one);
+            const i64 panel = segment.tile / columns.width;
+            float* to = v + panel * columns.width * tiling.depth + k * columns.stored(panel) +
+                        segment.tile % columns.width;
+            const i64 d = border_index(q.axis[0].source(segment.at.o[0], jd), q.axis[0].source_size,
+                                       q.border);
+            if (d < 0) {
+              for (i64 xi = 0; xi < alpha * alpha; ++xi)
+                for (int t = 0; t < segment.count; ++t) to[xi * v_stride + t] = 0;
+              continue;
+            }
+            const float* plane =
+                source + segment.at.n * q.source.n + c * q.source.c + d * q.source.axis[0];
+            winograd_input<R>(q, plane, segment.at.o[1] + first_source<R>(q.axis[1]),
+                              segment.at.o[2] + first_source<R>(q.axis[2]), segment.count, line, to,
+                              v_stride);
+          }
+        }
+
+        const Epilogue<float> end = epilogue<float>(p, q, b, group);
+        const i64 step = q.axis[2].result_step * q.result.axis[2];
+        const i64 last_panel = min_of(panels, first_panel + split_panels);
+        for (i64 panel0 = first_panel; panel0 < last_panel; panel0 += winograd_panels) {
+          const i64 some = min_of(winograd_panels, last_panel - panel0);
+          const Side rows =
+              row_side<float>(min_of(some * tile_rows, q.result_channels - panel0 * tile_rows));
+          const i64 sums_stride = sums_elements<float>(rows, columns);
+          if (tiling.depth == 0)  // a phase of D that no tap reaches
+            for (i64 i = 0; i < alpha * alpha * sums_stride; ++i) sums[i] = 0;
+          for (i64 xi = 0; xi < alpha * alpha; ++xi)
+            for (i64 k = 0; k < tiling.depth; k += winograd_flush)
+              multiply_block<float>(rows, columns, min_of(winograd_flush, tiling.depth - k),
+                                    {u + group * alpha * alpha * u_stride + xi * u_stride +
+                                         panel0 * tile_rows * tiling.depth,
+                                     tiling.depth, k},
+                                    {v + xi * v_stride, tiling.depth, k}, sums + xi * sums_stride,
+                                    k > 0);
+          for (i64 row = 0; row < rows.size; ++row) {
+            const i64 channel = panel0 * tile_rows + row;
+            const float* filter = w + group * q.weight_group + channel * q.weight_result;
+            int s = 0;
+            for (i64 t0 = 0; t0 < columns.size; t0 += width) {
+              const i64 panel = t0 / columns.width, stored_panel = columns.stored(panel);
+              const float* from =
+                  sums +
+                  (panel * rows.panels() + row / tile_rows) * tile_rows * tile_columns<float> +
+                  row % tile_rows * stored_panel + t0 % columns.width;
+              Vec<float> half[M][alpha], bad{};
+              for (int j = 0; j < alpha; ++j) {
+                Vec<float> m[alpha], y[M];
+                for (int i = 0; i < alpha; ++i) m[i] = load(from + (i * alpha + j) * sums_stride);
+                transform_output<M, Vec<float>, float>(m, y);
+                for (int i = 0; i < M; ++i) half[i][j] = y[i];
+              }
+              float image[M][M * width];
+              for (int i = 0; i < M; ++i) {
+                Vec<float> y[M];
+                transform_output<M, Vec<float>, float>(half[i], y);
+                for (int j = 0; j < M; ++j) bad += y[j] - y[j];  // 0, or NaN for NaN and Inf
+                store_phases<M>(y, image[i]);
+              }
+              const bool finite = sum_lanes<float>(bad) == 0;
+              for (; s < segment_count && segments[s].tile < t0 + width; ++s) {
+                const Segment& segment = segments[s];
+                const i64 high = min_of<i64>(M, q.axis[1].count - segment.at.o[1]);
+                const i64 wide = min_of<i64>(M * segment.count, q.axis[2].count - segment.at.o[2]);
+                for (i64 i = 0; i < high; ++i) {
+                  Pixel at = segment.at;
+                  at.o[1] += i;
+                  float* results = image[i] + (segment.tile - t0) * M;
+                  const i64 offset = result_offset(q, at) + channel * q.result.c;
+                  for (i64 e = 0; !finite && e < wide; ++e)
+                    if (bad[(segment.tile - t0) + e / M] != 0) {
+                      Pixel one = at;
+                      one.o[2] += e;
+                      results[e] = winograd_exact(q, source, filter, one);
+                    }
+                  end.store_pixels(results, channel, offset, step, wide);
                 }
-              end.store_pixels(results, channel, offset, step, wide);
+              }
             }
           }
         }
-      }
-    }
-  });
+      });
   (void)pitch;
 }
 
 template <int R>
-void winograd(const ConvProblem& p, Pass pass, const Buffers& b) {
+void winograd_run(const ConvProblem& p, Pass pass, const Buffers& b) {
   const float* u = static_cast<const float*>(b.packed);
-  const float* w = u + winograd_packed_bytes<R>(p, pass) / sizeof(float) - p.k * p.c_per_group() * p.taps();
+  const float* w =
+      u + winograd_packed_bytes<R>(p, pass) / sizeof(float) - p.k * p.c_per_group() * p.taps();
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
     const Correlation q = correlation(p, pass, phase);
     winograd_phase<R>(p, q, u, w, b);
     u += p.groups * winograd_group_elements<R>(q);
   }
-  if (pass == Pass::bwd_data) add_border_gradients<float>(p, b);
+  if (pass == Pass::bwd_data)
+    add_border_gradients(p, static_cast<const float*>(b.a), w, static_cast<float*>(b.out),
+                         b.threads);
 }
+
+// The kernel as a table sees it: the filter decides between the two tilings.
+PYCONV_INLINE bool five(const ConvProblem& p) {
+  return p.filter[2] == 5;
+}
+
+struct Winograd {
+  static const char* refuse(const ConvProblem& p, Pass pass) {
+    return five(p) ? winograd_refuse<5>(p, pass) : winograd_refuse<3>(p, pass);
+  }
+  static std::size_t packed_bytes(const ConvProblem& p, Pass pass) {
+    return five(p) ? winograd_packed_bytes<5>(p, pass) : winograd_packed_bytes<3>(p, pass);
+  }
+  static void pack(const ConvProblem& p, Pass pass, const void* w, void* packed, int threads) {
+    five(p) ? winograd_pack<5>(p, pass, w, packed, threads)
+            : winograd_pack<3>(p, pass, w, packed, threads);
+  }
+  static std::size_t scratch_bytes(const ConvProblem& p, Pass pass) {
+    return five(p) ? winograd_scratch_bytes<5>(p, pass) : winograd_scratch_bytes<3>(p, pass);
+  }
+  static void run(const ConvProblem& p, Pass pass, const Buffers& b) {
+    five(p) ? winograd_run<5>(p, pass, b) : winograd_run<3>(p, pass, b);
+  }
+};
 
 }  // namespace pyconv::PYCONV_TARGET

@@ -63,7 +63,7 @@ def write(
     from_numpy = _safetensors().save
     signed = {"format": FORMAT, "sha256": _UNSIGNED} | header
     data = from_numpy(
-        {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+        {name: np.asarray(value, order="C") for name, value in tensors.items()},
         metadata={"pyconv": json.dumps(signed)},
     )
     digest = hashlib.sha256(data).hexdigest()

@@ -59,6 +59,9 @@ class Parameter:
         return self.value.size if self.mask is None else int(np.count_nonzero(self.mask))
 
     def accumulate(self, grad: Array) -> None:
+        """Add to `grad`; nothing happens where the parameter is frozen."""
+        if not self.trainable:
+            return
         if self.mask is not None:
             grad = grad * self.mask.astype(grad.dtype)
         self.grad = grad if self.grad is None else self.grad + grad

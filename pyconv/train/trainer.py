@@ -207,10 +207,16 @@ class Trainer:
                 raise ValueError(
                     f"{os.fspath(path)}: {name} is {state.get(name)!r} there and {value!r} here"
                 )
+        try:
+            progress = int(state["epoch"]), int(state["position"])
+            totals = [float(value) for value in state["totals"]]
+            history = History(list(state["history"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{os.fspath(path)}: not a training state ({error!r})") from error
         self.net.load_state_dict(_below("net.", tensors))
         self.optimizer.load_state_dict(_below("optimizer.", tensors))
-        self.epoch, self.position = state["epoch"], state["position"]
-        self._totals, self.history = state["totals"], History(state["history"])
+        self.epoch, self.position = progress
+        self._totals, self.history = totals, history
 
     def _identity(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,51 @@
+// The one table of this module, and what csrc/plan.h asks of csrc/targets.cpp in the other.
+#include "kernels.cuh"
+
+#include "../csrc/plan.h"
+
+namespace pyconv {
+namespace cuda {
+namespace {
+
+template <class T>
+void reshape(const ConvProblem& p, Pass pass, const Buffers& b) {
+  if (pass == Pass::im2col) return im2col<T>(p, b);
+  if (pass == Pass::col2im) return col2im<T>(p, b);
+  bwd_bias<T>(p, b);
+}
+
+template <class T>
+constexpr ConvKernel direct_kernel{nullptr,   nullptr, nullptr, nullptr, direct_shared_bytes<T>,
+                                   direct<T>};
+template <class T>
+constexpr ConvKernel gemm_kernel{nullptr, nullptr, nullptr, nullptr, gemm_shared_bytes<T>, gemm<T>};
+
+const Kernels kernels_table{
+    "cuda",
+    {{}, {direct_kernel<float>, direct_kernel<double>}, {gemm_kernel<float>, gemm_kernel<double>}},
+    {reshape<float>, reshape<double>},
+    {pool<float>, pool<double>},
+    {},  // has no stream: bind.cpp calls ours
+    true};
+
+}  // namespace
+}  // namespace cuda
+
+int target_count() {
+  return 1;
+}
+
+const Kernels& target(int) {
+  return cuda::kernels_table;
+}
+
+const Kernels& current_target() {
+  return cuda::kernels_table;
+}
+
+void set_target(const char* name) {
+  if (std::string(name) != "cuda")
+    throw ValueError("target (=\"" + std::string(name) + "\") is not in this module (cuda)");
+}
+
+}  // namespace pyconv

@@ -1,0 +1,40 @@
+// What the files of this directory give to the table, for float and double. All of it enqueues on
+// Buffers::stream and returns: no allocation, no synchronisation.
+#pragma once
+#include "../csrc/kernels.h"
+
+namespace pyconv::cuda {
+
+template <class T>
+void direct(const ConvProblem&, Pass, const Buffers&);
+template <class T>
+std::size_t direct_shared_bytes(const ConvProblem&, Pass);
+
+template <class T>
+void gemm(const ConvProblem&, Pass, const Buffers&);
+template <class T>
+std::size_t gemm_shared_bytes(const ConvProblem&, Pass);
+
+// After the input gradient of a convolution with a padding mode.
+template <class T>
+void add_border_gradients(const ConvProblem&, const Buffers&);
+
+template <class T>
+void im2col(const ConvProblem&, const Buffers&);
+template <class T>
+void col2im(const ConvProblem&, const Buffers&);
+template <class T>
+void bwd_bias(const ConvProblem&, const Buffers&);
+
+// out[i] = partials[0][i] + partials[1][i] + ..., in this order.
+template <class T>
+void sum_partials(const T* partials, i64 count, i64 size, T* out, void* stream);
+
+template <class T>
+void pool(const PoolProblem&, Pass, const Buffers&);
+
+template <class T>
+void activation_backward(Activation, i64 size, const void* dy, const void* y, void* dx,
+                         void* stream);
+
+}  // namespace pyconv::cuda

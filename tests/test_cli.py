@@ -1,0 +1,190 @@
+"""The command `pyconv`, as a user starts it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import pyconv as pc
+from pyconv.cli import main
+
+for needed in ("safetensors", "matplotlib", "PIL.Image"):
+    pytest.importorskip(needed)
+
+SHORT = ("--model", "lenet5_modern", "--epochs", "2", "--seed", "3")
+
+
+def pyconv(*arguments, cwd=None, **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pyconv", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A short run, and what it printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    done = pyconv("train", *SHORT, "--threads", "1", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "lenet5_modern-digits", done.stdout
+
+
+def test_train_leaves_all_its_files(trained):
+    directory, text = trained
+    assert {path.name for path in directory.iterdir()} == {
+        "model.safetensors",
+        "checkpoint.safetensors",
+        "config.json",
+        "history.csv",
+        "history.json",
+        "curves.png",
+        "confusion.png",
+        "filters.png",
+    }
+    rows = json.loads((directory / "history.json").read_text())
+    accuracy = float(re.search(r"^test accuracy ([\d.]+) %", text, re.MULTILINE)[1])
+    assert accuracy == round(100 * rows[-1]["val_accuracy"], 2) > 80
+    for name in ("curves", "confusion", "filters"):
+        assert (directory / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_number_of_threads_changes_no_bit(trained, tmp_path):
+    done = pyconv("train", *SHORT, "--threads", "2", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    for name in ("model.safetensors",):
+        assert (tmp_path / "run" / name).read_bytes() == (trained[0] / name).read_bytes()
+
+
+def test_eval_prints_what_training_printed(trained, capsys):
+    directory, text = trained
+    assert main(["eval", str(directory)]) == 0
+    assert capsys.readouterr().out.strip() in text
+
+
+def test_predict_recognises_digits(trained, tmp_path, capsys):
+    from PIL import Image
+
+    test = pc.data.load("digits", "test")
+    files = [str(tmp_path / f"{i}.png") for i in range(20)]
+    for file, image in zip(files, test.x, strict=False):
+        Image.fromarray(image[0]).save(file)
+    assert main(["predict", str(trained[0]), *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    guesses = [line.split()[1] for line in lines]
+    assert np.mean([g == test.classes[y] for g, y in zip(guesses, test.y, strict=False)]) >= 0.8
+    assert main(["predict", str(trained[0]), str(trained[0] / "history.csv")]) == 1
+    assert "not a readable image" in capsys.readouterr().err
+
+
+def test_summary_of_a_model_and_of_a_run(trained, capsys):
+    assert main(["summary", "lenet5"]) == 0
+    assert "60,850" in capsys.readouterr().out
+    assert main(["summary", str(trained[0])]) == 0
+    assert "61,706" in capsys.readouterr().out
+    assert main(["summary", "lenet6"]) == 1
+    assert "'lenet6' is no run and none of lenet5" in capsys.readouterr().err
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    assert pc.__version__ in capsys.readouterr().out
+
+
+def test_ctrl_c_saves_and_resume_gives_the_same_bits(trained, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "pyconv", "train", *SHORT, "--out", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (run / "config.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "stopped by SIGINT; state saved" in errors
+    assert not (run / "model.safetensors").exists()
+    done = pyconv("train", "--resume", "--out", run)
+    assert done.returncode == 0, done.stderr
+    assert (run / "model.safetensors").read_bytes() == (
+        trained[0] / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_run_is_not_overwritten_and_resume_does_not_change_it(trained, capsys):
+    directory = str(trained[0])
+    assert main(["train", "--out", directory]) == 1
+    assert "holds a run" in capsys.readouterr().err
+    assert main(["train", "--out", directory, "--resume", "--lr", "0.5"]) == 1
+    assert "the run has lr = 0.002, not 0.5" in capsys.readouterr().err
+    assert main(["train", "--resume"]) == 1
+    assert "--resume needs --out" in capsys.readouterr().err
+
+
+def test_options_from_a_file(tmp_path, capsys):
+    config = tmp_path / "config.toml"
+    config.write_text('data = "mnist"\nbatch_size = 16\n')
+    assert main(["train", "--config", str(config), "--data-dir", str(tmp_path)]) == 1
+    assert "mnist needs train-images-idx3-ubyte" in capsys.readouterr().err
+    for text, message in (("batch_size = 0", "at least 1"), ("depth = 3", "unrecognized")):
+        config.write_text(text)
+        with pytest.raises(SystemExit) as exit_code:
+            main(["train", "--config", str(config)])
+        assert exit_code.value.code == 2
+        assert message in capsys.readouterr().err
+    for text in ("lr = [1]", "lr = "):
+        config.write_text(text)
+        assert main(["train", "--config", str(config)]) == 1
+        assert "pyconv: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("fly",), ("train", "--epochs", "0"), ("train", "--seed", "-1"), ("predict", "run")],
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_code:
+        main(arguments)
+    assert exit_code.value.code == 2
+    assert "usage: pyconv" in capsys.readouterr().err
+
+
+def test_damaged_runs_are_named(trained, tmp_path, capsys):
+    assert main(["eval", str(tmp_path)]) == 1
+    assert "config.json" in capsys.readouterr().err
+    for text in ("{", "[]", '{"image": [1]}', '{"image": 3}'):
+        (tmp_path / "config.json").write_text(text)
+        assert main(["eval", str(tmp_path)]) == 1
+        assert "not the description of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("safetensors", "train"), ("matplotlib", "plot"), ("PIL", "train")]
+)
+def test_a_missing_extra_says_what_to_install(trained, tmp_path, module, extra):
+    code = f"import sys; sys.modules[{module!r}] = None; from pyconv.cli import main; "
+    image = tmp_path / "image.png"
+    image.write_bytes(b"")
+    arguments = {
+        "safetensors": ["eval", str(trained[0])],
+        "matplotlib": ["train", "--resume", "--out", str(trained[0])],
+        "PIL": ["predict", str(trained[0]), str(image)],
+    }[module]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code} sys.exit(main({arguments!r}))"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == (0 if module == "matplotlib" else 1)
+    assert f"pip install 'pyconv-engine[{extra}]'" in done.stderr
