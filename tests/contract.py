@@ -40,7 +40,7 @@ PLAIN = ("auto", "direct", "gemm")  # "auto" as `forced` calls it: among the oth
 
 
 def forced(call, *arrays, algorithm="auto", **options):
-    """call(...) by that algorithm, or None where it refuses and says why; a plain one never does."""
+    """call(...) by that algorithm; None where it refuses and says why, as no plain one may."""
     try:
         with pc.config(precision="strict" if algorithm == "auto" else "default"):
             return call(*arrays, algorithm=algorithm, **options)

@@ -22,7 +22,7 @@ SHORT = ("--model", "lenet5_modern", "--epochs", "2", "--seed", "3")
 
 def pyconv(*arguments, cwd=None, **environment):
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pyconv", *map(str, arguments)],
+        [sys.executable, "-P", "-W", "error", "-m", "pyconv", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -103,12 +103,11 @@ def test_info(capsys):
 
 def test_ctrl_c_saves_and_resume_gives_the_same_bits(trained, tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "pyconv", "train", *SHORT, "--out", str(run)]
+    command = [sys.executable, "-P", "-m", "pyconv", "train", *SHORT, "--out", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (run / "config.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.3)
+    while not (run / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.002)  # the first of two epochs
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -181,7 +180,7 @@ def test_a_missing_extra_says_what_to_install(trained, tmp_path, module, extra):
         "PIL": ["predict", str(trained[0]), str(image)],
     }[module]
     done = subprocess.run(
-        [sys.executable, "-c", f"{code} sys.exit(main({arguments!r}))"],
+        [sys.executable, "-P", "-c", f"{code} sys.exit(main({arguments!r}))"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -49,6 +49,16 @@ def test_accuracy(case, algorithm, target):
             contract.assert_accurate(y, want, scale, products, layout, algorithm)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_serves_some_case(algorithm):
+    """So that one which refuses everything does not pass for tested."""
+    for case in cases.BENCH:
+        options = {**sizes(case), "algorithm": algorithm}
+        if contract.forced(pc.plan_conv, case.x, case.w, **options) is not None:
+            return
+    pytest.fail(f"{algorithm} serves no layer")
+
+
 @pytest.mark.parametrize("case", cases.EDGE + THIN, ids=cases.case_id)
 def test_accuracy_by_default(case, target):
     """What "auto" chooses where it may choose anything."""

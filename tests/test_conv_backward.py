@@ -50,7 +50,7 @@ def run(case, dy, x, w, dtype, layout, **options):
             assert all(a is b for a, b in zip(got, outs.values(), strict=True))
         else:
             for name in list(outs):
-                only = tuple(out if name == n else None for n, out in outs.items())
+                only = tuple(outs[n] if n == name else None for n in "xwb")
                 if contract.forced(backward, dy, x, w, **options, needs=name, out=only) is None:
                     del outs[name]
     return {name: from_layout(a, layout) if name == "x" else a for name, a in outs.items()}

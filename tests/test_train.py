@@ -4,6 +4,8 @@ import csv
 import hashlib
 import json
 import pickle
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import pytest
 import pyconv as pc
 from pyconv import data, nn, optim
 from pyconv.nn.files import read, write
-from pyconv.train import Callback, History, Trainer
+from pyconv.train import Callback, History, Progress, Trainer
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
@@ -120,6 +122,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(digits, tmp_path, step):
         assert second.history[name] == whole.history[name]
 
 
+def test_stopped_before_it_begins_it_does_nothing(digits):
+    trainer = small_trainer()
+    trainer.stop()
+    assert len(trainer.fit(digits[0])) == trainer.optimizer.steps == 0
+    assert len(trainer.fit(digits[0])) == 1
+
+
 def test_resuming_checks_what_it_resumes(digits, tmp_path):
     small_trainer().save(tmp_path / "state")
     with pytest.raises(ValueError, match="batch_size is 50 there and 10 here"):
@@ -165,6 +174,20 @@ def test_wrong_examples():
         small_trainer().fit((np.zeros((0, 1, 8, 8), np.uint8), np.zeros(0, np.int64)))
     with pytest.raises(ValueError, match="2 inputs but 1 targets"):
         small_trainer().fit((np.zeros((2, 1, 8, 8), np.uint8), np.zeros(1, np.int64)))
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_progress_prints_a_line_an_epoch(digits, capsys, monkeypatch, installed):
+    if not installed:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    small_trainer(callbacks=[Progress()], batch_size=200).fit(*digits, epochs=2)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 1/2  loss ")
+    assert re.fullmatch(
+        r"epoch 2/2  loss [\d.]+  accuracy +[\d.]+ %  "
+        r"test loss [\d.]+  test accuracy +[\d.]+ %  [\d.]+ s",
+        last,
+    )
 
 
 def test_history_files(tmp_path):
@@ -262,6 +285,19 @@ FOREIGN = {
     ),
     "huge": (LINEAR, {"architecture": described(in_features=2**40)}, "w must be"),
     "wraps": (LINEAR, {"architecture": described(in_features=2**62)}, "net"),
+    "huge, once masked": (
+        LINEAR,
+        {
+            "architecture": nn.Conv2d(1, 1, 1, connections=((1,),)).architecture()
+            | {"kernel_size": [2**16, 2**16]}
+        },
+        "w must be",
+    ),
+    "huge, once scaled": (
+        {"w": np.ones(1, np.float32), "b": np.ones(1, np.float32)},
+        {"architecture": nn.SubSample2d(1).architecture() | {"channels": 2**33}},
+        "w must be",
+    ),
     "negative": (LINEAR, {"architecture": described(in_features=-3)}, "at least 1"),
     "text": (LINEAR, {"architecture": described(in_features="3")}, "net"),
     "null": (LINEAR, {"architecture": described(out_features=None)}, "net"),

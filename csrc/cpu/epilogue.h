@@ -32,6 +32,11 @@ struct Epilogue {
         store(to, finish(load(sums + i), added, beside ? load(beside) : Vec<T>{}));
         continue;
       }
+      if (step == 1) {
+        const Vec<T> more = beside ? load_first(beside, some) : Vec<T>{};
+        store_first(to, finish(load_first(sums + i, some), added, more), some);
+        continue;
+      }
       T other[lanes<T>] = {}, result[lanes<T>];
       for (int e = 0; beside && e < some; ++e) other[e] = beside[e * step];
       store(result, finish(load_first(sums + i, some), added, load(other)));

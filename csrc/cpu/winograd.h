@@ -23,7 +23,7 @@ constexpr i64 winograd_pad = 16;    // keeps the 36 parts of V out of the same c
 template <int M>  // of a transformed row: a vector of tiles and the columns the last one reaches
                   // into
 constexpr int winograd_pitch =
-    (M * lanes<float> + alpha - M + lanes<float> - 1) / lanes<float> * lanes<float>;
+    M * lanes<float> + (alpha + 2 * lanes<float> - 1) / lanes<float> * lanes<float>;
 
 // The points' squares and the products that the transforms need.
 constexpr double point_a = 0.625, point_b = 1.5;
@@ -119,30 +119,27 @@ PYCONV_INLINE i64 tap_at(const AxisMap& axis, int i) {
   return axis.tap_step < 0 ? R - 1 - i : i;
 }
 
-// Columns M t + j of a row, t over the lanes, for j = 0 .. 5; reads M lanes + 2 (or 4) elements.
+// Columns M t + j, t over the lanes, for j = 0 .. 5; parts[b] holds the columns from M b on.
 template <int M>
-PYCONV_INLINE void load_phases(const float* row, Vec<float> (&e)[alpha]) {
+PYCONV_INLINE void load_phases(const float* const (&parts)[3], Vec<float> (&e)[alpha]) {
   constexpr int width = lanes<float>;
-  if constexpr (M == 4) {
-    const Vec<float> v0 = load(row), v1 = load(row + width), v2 = load(row + 2 * width),
-                     v3 = load(row + 3 * width);
-    const Vec<float> even0 = every_other<float>(v0, v1, 0), odd0 = every_other<float>(v0, v1, 1);
-    const Vec<float> even1 = every_other<float>(v2, v3, 0), odd1 = every_other<float>(v2, v3, 1);
-    e[0] = every_other<float>(even0, even1, 0);
-    e[1] = every_other<float>(odd0, odd1, 0);
-    e[2] = every_other<float>(even0, even1, 1);
-    e[3] = every_other<float>(odd0, odd1, 1);
-  } else {
+  for (int b = 0; b * M < alpha; ++b) {
+    const float* row = parts[b];
     const Vec<float> v0 = load(row), v1 = load(row + width);
-    e[0] = every_other<float>(v0, v1, 0);
-    e[1] = every_other<float>(v0, v1, 1);
-    e[2] = shifted<float>(e[0], row[2 * width]);
-    e[3] = shifted<float>(e[1], row[2 * width + 1]);
+    Vec<float> even = every_other<float>(v0, v1, 0), odd = every_other<float>(v0, v1, 1);
+    if constexpr (M == 4) {
+      const Vec<float> v2 = load(row + 2 * width), v3 = load(row + 3 * width);
+      const Vec<float> even1 = every_other<float>(v2, v3, 0), odd1 = every_other<float>(v2, v3, 1);
+      if (b == 0) {
+        e[2] = every_other<float>(even, even1, 1);
+        e[3] = every_other<float>(odd, odd1, 1);
+      }
+      even = every_other<float>(even, even1, 0);
+      odd = every_other<float>(odd, odd1, 0);
+    }
+    e[M * b] = even;
+    e[M * b + 1] = odd;
   }
-  e[4] = shifted<float>(e[alpha - 2 - M],
-                        row[4 * (M == 4 ? width : 0) + (M == 4 ? 0 : 2 * width + 2)]);
-  e[5] = shifted<float>(e[alpha - 1 - M],
-                        row[4 * (M == 4 ? width : 0) + (M == 4 ? 1 : 2 * width + 3)]);
 }
 
 // The opposite, for M result columns.
@@ -164,50 +161,81 @@ PYCONV_INLINE void store_phases(const Vec<float> (&y)[M], float* row) {
   }
 }
 
-// Tiles of one row of tiles, at most a vector of them, of one source plane: their 36 values of V.
-// `line` holds 6 transformed rows and copies of up to 6 rows that touch the border.
+// Neighbouring tiles of a row of tiles within one vector of lanes.
+struct Segment {
+  Pixel at;
+  i64 tile;  // of the task's block
+  int count;
+};
+
+// The six source rows of a segment: pointers into the source plane (nullptr: outside it), or copies
+// with the border applied.
 template <int R>
-PYCONV_INLINE void winograd_input(const Correlation& q, const float* plane, i64 top, i64 left,
-                                  int count, float* line, float* v, i64 xi_stride) {
-  constexpr int M = alpha + 1 - R, width = lanes<float>;
-  constexpr int pitch = winograd_pitch<M>;
+PYCONV_INLINE void winograd_rows(const Correlation& q, const float* plane, const Segment& segment,
+                                 float* copies, const float* (&rows)[alpha]) {
+  constexpr int M = alpha + 1 - R, pitch = winograd_pitch<M>;
   const AxisMap &H = q.axis[1], &W = q.axis[2];
+  const i64 top = segment.at.o[1] + first_source<R>(H), left = segment.at.o[2] + first_source<R>(W);
   const bool inside = q.source.axis[2] == 1 && left >= 0 && left + pitch <= W.source_size;
   // Positions beyond these are read by no result, and no border rule reaches them.
   const i64 last_row = first_source<R>(H) + H.count - 1 + R - 1;
   const i64 last_column = first_source<R>(W) + W.count - 1 + R - 1;
-  const i64 used = min_of<i64>(M * count + R - 1, last_column - left + 1);
-  const float* rows[alpha];
+  const i64 used = min_of<i64>(M * segment.count + R - 1, last_column - left + 1);
   for (int i = 0; i < alpha; ++i) {
-    const i64 h = top + i > last_row ? -1 : border_index(top + i, H.source_size, q.border);
-    const float* row = plane + h * q.source.axis[1];
-    float* copy = line + (alpha + i) * pitch;
+    const i64 h =
+        !plane || top + i > last_row ? -1 : border_index(top + i, H.source_size, q.border);
+    float* copy = copies + i * pitch;
     rows[i] = copy;
-    if (h >= 0 && inside)
-      rows[i] = row + left;
-    else if (h >= 0)
-      gather_row<float, true>(row, q.source.axis[2], W.source_size, left, 1, used, q.border, copy,
-                              1);
-    if (rows[i] == copy)
-      for (i64 e = h < 0 ? 0 : used; e < pitch; ++e) copy[e] = 0;
+    if (h >= 0 && inside) {
+      rows[i] = plane + h * q.source.axis[1] + left;
+      continue;
+    }
+    if (h >= 0)
+      gather_row<float, true>(plane + h * q.source.axis[1], q.source.axis[2], W.source_size, left,
+                              1, used, q.border, copy, 1);
+    for (i64 e = h < 0 ? 0 : used; e < M * segment.count + alpha; ++e) copy[e] = 0;
   }
-  for (int e = 0; e < pitch; e += width) {
-    Vec<float> d[alpha];
-    for (int i = 0; i < alpha; ++i) d[i] = load(rows[i] + e);
-    transform_input<Vec<float>, float>(d);
-    for (int i = 0; i < alpha; ++i) store(line + i * pitch + e, d[i]);
+}
+
+// The 36 values of V for one vector of tiles of one source channel. Several segments (small maps)
+// are laid side by side: part b of a line holds their columns from M b on.
+template <int R>
+PYCONV_INLINE void winograd_input(const Correlation& q, const float* const* planes,
+                                  const Segment* segments, int segment_count, float* line, float* v,
+                                  i64 xi_stride, int count) {
+  constexpr int M = alpha + 1 - R, width = lanes<float>, pitch = winograd_pitch<M>;
+  constexpr int parts = (alpha + M - 1) / M, all = alpha * pitch;
+  float *copies = line + parts * all, *laid = copies + all;
+  const float* rows[alpha];
+  const bool whole = segment_count == 1;
+  if (whole) {
+    winograd_rows<R>(q, planes[0], segments[0], copies, rows);
+  } else {
+    for (int s = 0; s < segment_count; ++s) {
+      winograd_rows<R>(q, planes[s], segments[s], copies, rows);
+      const i64 lane = (segments[s].tile - segments[0].tile) * M;
+      for (int b = 0; b < parts; ++b)
+        for (int i = 0; i < alpha; ++i)
+          for (int e = 0; e < M * segments[s].count; e += width)
+            store(laid + b * all + i * pitch + lane + e, load(rows[i] + b * M + e));
+    }
+  }
+  for (int b = 0; b < (whole ? 1 : parts); ++b) {
+    for (int i = 0; i < alpha && !whole; ++i) rows[i] = laid + b * all + i * pitch;
+    for (int e = 0; e < (whole ? pitch : M * width); e += width) {
+      Vec<float> d[alpha];
+      for (int i = 0; i < alpha; ++i) d[i] = load(rows[i] + e);
+      transform_input<Vec<float>, float>(d);
+      for (int i = 0; i < alpha; ++i) store(line + b * all + i * pitch + e, d[i]);
+    }
   }
   for (int i = 0; i < alpha; ++i) {
+    const float* at[3];
+    for (int b = 0; b < parts; ++b) at[b] = line + i * pitch + b * (whole ? M : all);
     Vec<float> d[alpha];
-    load_phases<M>(line + i * pitch, d);
+    load_phases<M>(at, d);
     transform_input<Vec<float>, float>(d);
-    for (int j = 0; j < alpha; ++j) {
-      float* to = v + (i * alpha + j) * xi_stride;
-      if (count == width)
-        store(to, d[j]);
-      else
-        store_first(to, d[j], count);
-    }
+    for (int j = 0; j < alpha; ++j) store_first(v + (i * alpha + j) * xi_stride, d[j], count);
   }
 }
 
@@ -230,9 +258,13 @@ PYCONV_NOINLINE float winograd_exact(const Correlation& q, const float* source, 
   return sum;
 }
 
-template <int R>
-i64 winograd_group_elements(const Correlation& q) {
-  return alpha * alpha * q.result_channels * q.source_channels * q.axis[0].taps;
+// From one of the 36 parts of U to the next: not a multiple of a large power of two.
+PYCONV_INLINE i64 winograd_u_stride(const Correlation& q) {
+  return q.result_channels * q.source_channels * q.axis[0].taps + winograd_pad;
+}
+
+PYCONV_INLINE i64 winograd_group_elements(const Correlation& q) {
+  return alpha * alpha * winograd_u_stride(q);
 }
 
 // The transformed weights of every phase (of the D axis), then a copy of w for winograd_exact.
@@ -240,7 +272,7 @@ template <int R>
 std::size_t winograd_packed_bytes(const ConvProblem& p, Pass pass) {
   i64 elements = p.k * p.c_per_group() * p.taps();
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase)
-    elements += p.groups * winograd_group_elements<R>(correlation(p, pass, phase));
+    elements += p.groups * winograd_group_elements(correlation(p, pass, phase));
   return std::size_t(elements) * sizeof(float);
 }
 
@@ -257,7 +289,7 @@ void winograd_pack(const ConvProblem& p, Pass pass, const void* weights, void* p
       const i64 group = task / side.panels(), panel = task % side.panels();
       const int rows = int(side.valid(panel));
       const float* from = w + group * q.weight_group + panel * side.width * q.weight_result;
-      float* out = u + group * winograd_group_elements<R>(q) + panel * side.width * depth;
+      float* out = u + group * winograd_group_elements(q) + panel * side.width * depth;
       for (i64 k = 0; k < depth; ++k) {
         const i64 c = k / q.axis[0].taps, jd = k % q.axis[0].taps;
         for (int row = 0; row < rows; row += lanes<float>) {
@@ -276,14 +308,14 @@ void winograd_pack(const ConvProblem& p, Pass pass, const void* weights, void* p
           }
           for (int i = 0; i < alpha; ++i) {
             transform_filter<R, Vec<float>, float>(half[i], line);
-            float* to = out + i * alpha * q.result_channels * depth + k * rows + row;
+            float* to = out + i * alpha * winograd_u_stride(q) + k * rows + row;
             for (int j = 0; j < alpha; ++j)
-              store_first(to + j * q.result_channels * depth, line[j], count);
+              store_first(to + j * winograd_u_stride(q), line[j], count);
           }
         }
       }
     });
-    u += p.groups * winograd_group_elements<R>(q);
+    u += p.groups * winograd_group_elements(q);
   }
   __builtin_memcpy(u, w, std::size_t(p.k * p.c_per_group() * p.taps()) * sizeof(float));
 }
@@ -295,7 +327,7 @@ std::size_t winograd_scratch_bytes(const ConvProblem& p, Pass pass) {
   const i64 depth = q.source_channels * p.filter[0];
   const i64 sums = winograd_panels * tile_rows;
   return std::size_t(alpha * alpha * winograd_tiles * (depth + sums) +
-                     2 * alpha * winograd_pitch<M> + alpha * alpha * winograd_pad) *
+                     7 * alpha * winograd_pitch<M> + alpha * alpha * winograd_pad) *
          sizeof(float);
 }
 
@@ -313,11 +345,11 @@ const char* winograd_refuse(const ConvProblem& p, Pass pass) {
 template <int R>
 void winograd_phase(const ConvProblem& p, const Correlation& q, const float* u, const float* w,
                     const Buffers& b) {
-  constexpr int M = alpha + 1 - R, width = lanes<float>, pitch = winograd_pitch<M>;
+  constexpr int M = alpha + 1 - R, width = lanes<float>;
   const WinogradTiles tiling(q, M);
   const i64 panels = ceil_div(q.result_channels, tile_rows);
   const i64 split_panels = ceil_div(panels, tiling.channel_splits);
-  const i64 u_stride = q.result_channels * tiling.depth;
+  const i64 u_stride = winograd_u_stride(q);
   parallel_for(
       q.groups * tiling.blocks * tiling.channel_splits, b.threads, [&](i64 task, int thread) {
         const i64 first_panel = task % tiling.channel_splits * split_panels;
@@ -332,12 +364,7 @@ void winograd_phase(const ConvProblem& p, const Correlation& q, const float* u, 
         const float* source =
             static_cast<const float*>(b.a) + group * q.source_channels * q.source.c;
 
-        // Segments: neighbouring tiles of a row of tiles within one vector of lanes.
-        struct Segment {
-          Pixel at;
-          i64 tile;
-          int count;
-        } segments[winograd_tiles];
+        Segment segments[winograd_tiles];
         int segment_count = 0;
         for (i64 t = 0; t < columns.size;) {
           const Pixel at = tiling.at(q, tile0 + t, M);
@@ -356,23 +383,24 @@ void winograd_phase(const ConvProblem& p, const Correlation& q, const float* u, 
               }
         for (i64 k = 0; k < tiling.depth; ++k) {
           const i64 c = k / q.axis[0].taps, jd = k % q.axis[0].taps;
-          for (int s = 0; s < segment_count; ++s) {
-            const Segment& segment = segments[s];
-            const i64 panel = segment.tile / columns.width;
-            float* to = v + panel * columns.width * tiling.depth + k * columns.stored(panel) +
-                        segment.tile % columns.width;
-            const i64 d = border_index(q.axis[0].source(segment.at.o[0], jd), q.axis[0].source_size,
-                                       q.border);
-            if (d < 0) {
-              for (i64 xi = 0; xi < alpha * alpha; ++xi)
-                for (int t = 0; t < segment.count; ++t) to[xi * v_stride + t] = 0;
-              continue;
+          for (int s = 0; s < segment_count;) {
+            const i64 tile = segments[s].tile, panel = tile / columns.width;
+            const float* planes[lanes<float>];
+            int some = 0, count = 0;  // segments and tiles of this vector
+            for (; s + some < segment_count && segments[s + some].tile < tile + width; ++some) {
+              const Pixel& at = segments[s + some].at;
+              const i64 d =
+                  border_index(q.axis[0].source(at.o[0], jd), q.axis[0].source_size, q.border);
+              planes[some] =
+                  d < 0 ? nullptr
+                        : source + at.n * q.source.n + c * q.source.c + d * q.source.axis[0];
+              count += segments[s + some].count;
             }
-            const float* plane =
-                source + segment.at.n * q.source.n + c * q.source.c + d * q.source.axis[0];
-            winograd_input<R>(q, plane, segment.at.o[1] + first_source<R>(q.axis[1]),
-                              segment.at.o[2] + first_source<R>(q.axis[2]), segment.count, line, to,
-                              v_stride);
+            winograd_input<R>(q, planes, segments + s, some, line,
+                              v + panel * columns.width * tiling.depth + k * columns.stored(panel) +
+                                  tile % columns.width,
+                              v_stride, count);
+            s += some;
           }
         }
 
@@ -441,7 +469,6 @@ void winograd_phase(const ConvProblem& p, const Correlation& q, const float* u, 
           }
         }
       });
-  (void)pitch;
 }
 
 template <int R>
@@ -452,7 +479,7 @@ void winograd_run(const ConvProblem& p, Pass pass, const Buffers& b) {
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
     const Correlation q = correlation(p, pass, phase);
     winograd_phase<R>(p, q, u, w, b);
-    u += p.groups * winograd_group_elements<R>(q);
+    u += p.groups * winograd_group_elements(q);
   }
   if (pass == Pass::bwd_data)
     add_border_gradients(p, static_cast<const float*>(b.a), w, static_cast<float*>(b.out),

@@ -23,12 +23,14 @@ class _Weighted(Layer):
     w: Parameter
     b: Parameter | None
 
-    def _make(self, shape: Shape, outputs: int, bias: bool, init: str) -> None:
+    def _make(
+        self, shape: Shape, outputs: int, bias: bool, init: str, mask: Array | None = None
+    ) -> None:
         if min(shape) < 1:
             raise ValueError(
                 f"{type(self).__name__}: sizes must be at least 1, weights are {shape}"
             )
-        self.w = Parameter(initial.make(init, shape))
+        self.w = Parameter(initial.make(init, shape, 1 if mask is None else mask), mask)
         self.b = Parameter(initial.make("zeros", (outputs,))) if bias else None
 
     def _values(self) -> tuple[Array, Array | None]:
@@ -107,18 +109,17 @@ class _Conv(_Kernel):
         self.bias, self.padding_mode = bias, padding_mode
         self.init, self.connections = init, connections
         inputs = self._channels(in_channels, groups)
-        self._make((out_channels, inputs, *self.per_axis(kernel_size)), out_channels, bias, init)
+        shape = (out_channels, inputs, *self.per_axis(kernel_size))
+        mask = None
         if connections is not None:
             table = np.array(connections, np.float32)
-            if table.shape != (out_channels, inputs):
+            if table.shape != shape[:2]:
                 raise ValueError(
-                    f"{type(self).__name__}: connections must be {(out_channels, inputs)} "
-                    f"(outputs x inputs), got {table.shape}"
+                    f"{type(self).__name__}: connections must be {shape[:2]} (outputs x inputs), "
+                    f"got {table.shape}"
                 )
-            mask = np.broadcast_to(
-                table.reshape(*table.shape, *[1] * self.axes), self.w.value.shape
-            )
-            self.w = Parameter(self.w.value * mask, mask)
+            mask = np.broadcast_to(table.reshape(*table.shape, *[1] * self.axes), shape)
+        self._make(shape, out_channels, bias, init, mask)
 
     def output_shape(self, shape: Shape) -> Shape:
         options = self._options()

@@ -35,8 +35,8 @@ def blank() -> Iterator[None]:
         _blank.reset(token)
 
 
-def make(kind: str, shape: Shape) -> Array:
-    """Weights of the given kind: a name in `INITIALISERS`."""
+def make(kind: str, shape: Shape, factor: Array = 1) -> Array:
+    """Weights of the given kind, a name in `INITIALISERS`, times factor, as float32."""
     if kind not in INITIALISERS:
         raise ValueError(f"init must be one of {', '.join(INITIALISERS)}; got {kind!r}")
     if _blank.get():
@@ -45,7 +45,7 @@ def make(kind: str, shape: Shape) -> Array:
     if generator is None:
         generator = np.random.default_rng(0)
         _generator.set(generator)
-    return INITIALISERS[kind](shape, generator).astype(np.float32)
+    return (INITIALISERS[kind](shape, generator) * factor).astype(np.float32)
 
 
 def zeros(shape: Shape, rng: np.random.Generator) -> Array:

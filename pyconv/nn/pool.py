@@ -149,7 +149,7 @@ class SubSample2d(Layer):
     def __init__(self, channels: int, kernel_size: Ints = 2, stride: Ints | None = None) -> None:
         self.channels, self.kernel_size, self.stride = channels, kernel_size, stride
         window = kernel_size**2 if isinstance(kernel_size, int) else math.prod(kernel_size)
-        self.w = Parameter(init.make("ones", (channels,)) / np.float32(window))
+        self.w = Parameter(init.make("ones", (channels,), 1 / window))
         self.b = Parameter(init.make("zeros", (channels,)))
 
     def forward(self, x: Array) -> Array:

@@ -64,7 +64,7 @@ class Progress(Callback):
         parts.append(f"{row['seconds']:.1f} s")
         line = "  ".join(parts)
         if self._bar is not None:
-            self._bar.clear()
+            self._bar.clear()  # the line takes its place; the next step draws it again below
         print(line, flush=True)
 
     def on_end(self, trainer: Trainer) -> None:

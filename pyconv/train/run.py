@@ -36,7 +36,7 @@ class Config:
 
     model: str = "lenet5"
     data: str = "digits"
-    epochs: int = 20
+    epochs: int = 12
     batch_size: int = 32
     lr: float = 2e-3
     optimizer: str = "adam"
@@ -77,37 +77,44 @@ def run(
 
     Raises Interrupted where SIGINT or SIGTERM came: the step in hand is finished and saved first.
     """
-    train_set = data.load(config.data, "train", data_dir)
-    test_set = data.load(config.data, "test", data_dir)
     size = CATALOGUE[config.model].size
-    prepare = Standardize.of(data.fit_size(train_set.x, size))
-    trainer = _trainer(config, train_set, prepare)
-    checkpoint = directory / "checkpoint.safetensors"
-    if resume:
-        trainer.load(checkpoint)
-    else:
-        directory.mkdir(parents=True, exist_ok=True)
-        for stale in directory.glob(".*.tmp"):
-            stale.unlink()
-        described = asdict(config) | {
-            "image": list(train_set.x.shape[1:]),
-            "size": list(size),
-            "mean": list(prepare.mean),
-            "std": list(prepare.std),
-            "classes": list(train_set.classes),
-        }
-        write_file(directory / "config.json", (json.dumps(described, indent=1) + "\n").encode())
+    sets = [data.load(config.data, split, data_dir) for split in ("train", "test")]
+    train, test = (Dataset(data.fit_size(s.x, size), s.y, s.classes) for s in sets)
+    prepare = Standardize.of(train.x)
+    trainer = _trainer(config, train, prepare)
     trainer.callbacks = (Progress(), Checkpoint(directory))
-    train, test = (Dataset(data.fit_size(s.x, size), s.y, s.classes) for s in (train_set, test_set))
+    checkpoint = directory / "checkpoint.safetensors"
     with _signals(trainer) as received:
+        if resume:
+            trainer.load(checkpoint)
+        else:
+            image = sets[0].x.shape[1:]
+            _describe(directory, asdict(config), asdict(prepare), image, size, train.classes)
         trainer.fit(train, test, epochs=config.epochs - trainer.epoch)
-    if received:
-        trainer.save(checkpoint)
-        raise Interrupted(received[0], directory)
+        if received:
+            trainer.save(checkpoint)
+            raise Interrupted(received[0], directory)
     nn.save(trainer.net, directory / "model.safetensors")
     trainer.history.write(directory)
     _draw(trainer, test, directory)
     return trainer.evaluate(test)
+
+
+def _describe(
+    directory: Path,
+    config: dict[str, Any],
+    prepare: dict[str, Any],
+    image: tuple[int, ...],
+    size: tuple[int, int],
+    classes: tuple[str, ...],
+) -> None:
+    """Make the run's directory, and config.json in it: settings, and what its images look like."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for stale in directory.glob(".*.tmp"):
+        stale.unlink()
+    described = config | prepare | {"image": image, "size": size, "classes": classes}
+    text = json.dumps(described, indent=1) + "\n"
+    write_file(directory / "config.json", text.encode())
 
 
 def evaluate(directory: Path, name: str | None, data_dir: str | None) -> dict[str, float]:

@@ -86,7 +86,6 @@ class Trainer:
             raise ValueError("Trainer.fit: there is nothing to train on, the data set is empty")
         steps = math.ceil(len(x) / self.batch_size)
         last = self.epoch + epochs
-        self.stopped = False
         self.net.train()
         self.net.input_gradient = False
         for callback in self.callbacks:
@@ -95,6 +94,7 @@ class Trainer:
             while self.epoch < last and not self.stopped:
                 self._run_epoch(x, y, steps, validation)
         finally:
+            self.stopped = False
             self.net.input_gradient = True
             self.net.eval()
             for callback in self.callbacks:
@@ -102,7 +102,7 @@ class Trainer:
         return self.history
 
     def stop(self) -> None:
-        """Ask fit() to return after the step it is in."""
+        """Ask fit() to return after the step it is in, or the next fit() at once."""
         self.stopped = True
 
     def evaluate(self, data: Examples) -> dict[str, float]:

@@ -1,0 +1,178 @@
+// The fibres behind cuda_runtime.h.
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "cuda_runtime.h"
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace cuda_host {
+namespace {
+
+constexpr unsigned warp = 32;
+constexpr std::size_t stack_bytes = 128 << 10;
+
+enum class State { ready, at_block_barrier, at_warp_barrier, finished };
+
+struct Fibre {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack{new char[stack_bytes]};
+};
+
+// A fibre runs threads one after another as long as they meet no barrier, so a kernel without any
+// needs one only.
+struct Block {
+  const std::function<void()>* kernel;
+  std::vector<unsigned> order;  // in which the threads start
+  std::size_t started;
+  std::vector<State> state;
+  std::vector<Fibre*> fibre;  // of a thread that waits
+  std::vector<unsigned> ready;
+  std::vector<char> values;  // 8 bytes a thread, in turns two of them: see exchange
+  std::vector<unsigned> turn;
+};
+
+unsigned seed() {
+  const char* text = std::getenv("CUDA_HOST_SEED");
+  return text ? unsigned(std::strtoul(text, nullptr, 10)) : 0;
+}
+
+std::mt19937 generator(seed());
+std::vector<std::unique_ptr<Fibre>> fibres;
+std::vector<Fibre*> idle;
+ucontext_t scheduler;
+Block block;
+Fibre* running;
+
+[[noreturn]] void fail(const char* text) {
+  std::fprintf(stderr, "cuda_host: %s, block %u\n", text, blockIdx.x);
+  std::abort();
+}
+
+void work() {
+  for (;;) {
+    while (block.started < block.order.size()) {
+      const unsigned thread = block.order[block.started++];
+      threadIdx.x = thread;
+      (*block.kernel)();
+      block.state[threadIdx.x] = State::finished;
+    }
+    idle.push_back(running);
+    swapcontext(&running->context, &scheduler);
+  }
+}
+
+void resume(Fibre* fibre) {
+  running = fibre;
+  swapcontext(&scheduler, &fibre->context);
+}
+
+Fibre* idle_fibre() {
+  if (!idle.empty()) {
+    Fibre* const fibre = idle.back();
+    idle.pop_back();
+    return fibre;
+  }
+  fibres.push_back(std::make_unique<Fibre>());
+  ucontext_t& context = fibres.back()->context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fibres.back()->stack.get();
+  context.uc_stack.ss_size = stack_bytes;
+  context.uc_link = nullptr;
+  makecontext(&context, work, 0);
+  return fibres.back().get();
+}
+
+void wait(State at) {
+  const unsigned thread = threadIdx.x;
+  block.state[thread] = at;
+  block.fibre[thread] = running;
+  swapcontext(&running->context, &scheduler);
+  threadIdx.x = thread;
+}
+
+// Makes threads ready again, all of [first, last); false unless all of them wait at that barrier.
+bool release(State at, unsigned first, unsigned last) {
+  const auto begin = block.state.begin() + first, end = block.state.begin() + last;
+  if (!std::all_of(begin, end, [&](State s) { return s == at; })) return false;
+  std::fill(begin, end, State::ready);
+  for (unsigned thread = first; thread < last; ++thread) block.ready.push_back(thread);
+  return true;
+}
+
+void release_some() {
+  const unsigned threads = unsigned(block.state.size());
+  bool any = release(State::at_block_barrier, 0, threads);
+  for (unsigned first = 0; first < threads; first += warp)
+    any |= release(State::at_warp_barrier, first, std::min(threads, first + warp));
+  if (!any) fail("a barrier that not all threads reach");
+  std::shuffle(block.ready.begin(), block.ready.end(), generator);
+}
+
+void run_block() {
+  const std::size_t threads = block.order.size();
+  std::shuffle(block.order.begin(), block.order.end(), generator);
+  block.started = 0;
+  block.state.assign(threads, State::ready);
+  block.turn.assign(threads, 0);
+  for (;;) {
+    if (!block.ready.empty()) {
+      const unsigned thread = block.ready.back();
+      block.ready.pop_back();
+      resume(block.fibre[thread]);
+    } else if (block.started < threads) {
+      resume(idle_fibre());
+    } else if (std::all_of(block.state.begin(), block.state.end(),
+                           [](State s) { return s == State::finished; })) {
+      return;
+    } else {
+      release_some();
+    }
+  }
+}
+
+}  // namespace
+
+void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
+  gridDim = config.gridDim;
+  blockDim = config.blockDim;
+  block.kernel = &kernel;
+  block.order.resize(blockDim.x);
+  std::iota(block.order.begin(), block.order.end(), 0u);
+  block.fibre.resize(blockDim.x);
+  block.values.resize(std::size_t(blockDim.x) * 16);
+  std::vector<unsigned> blocks(gridDim.x);
+  std::iota(blocks.begin(), blocks.end(), 0u);
+  std::shuffle(blocks.begin(), blocks.end(), generator);
+  for (const unsigned b : blocks) {
+    blockIdx.x = b;
+    run_block();
+  }
+}
+
+void block_barrier() {
+  wait(State::at_block_barrier);
+}
+
+void warp_barrier() {
+  wait(State::at_warp_barrier);
+}
+
+void exchange(void* value, std::size_t bytes, int from) {
+  // In turns: nobody can overwrite what was given two exchanges ago before all have read it.
+  const unsigned thread = threadIdx.x, slot = block.turn[thread]++ % 2;
+  auto given = [&](unsigned by) { return block.values.data() + (by * 2 + slot) * 8; };
+  std::memcpy(given(thread), value, bytes);
+  warp_barrier();
+  std::memcpy(value, given(thread / warp * warp + unsigned(from)), bytes);
+}
+
+}  // namespace cuda_host
