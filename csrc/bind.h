@@ -112,12 +112,17 @@ class Arguments {
   }
 
   int64_t integer(const char* name, py::handle object) {
-    if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr()))
+    const auto refuse = [&] {
       fail(PyExc_TypeError, std::string(name) + " must be an int or a sequence of ints, got " +
                                 std::string(py::repr(object)) + " of type " +
                                 Py_TYPE(object.ptr())->tp_name);
+    };
+    if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr())) refuse();
     const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
-    if (!number) throw py::error_already_set();
+    if (!number) {  // an array of several elements has __index__, and no single integer
+      PyErr_Clear();
+      refuse();
+    }
     int overflow = 0;
     const long long value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
     if (overflow)

@@ -81,10 +81,14 @@ void check_indices(const pyconv_plan& plan, const i64* indices) {
     least = std::min(least, indices[i]);
     most = std::max(most, indices[i]);
   }
-  if (least < 0 || most >= plane)
-    throw ValueError(std::string(unpools ? "max_unpool" : "max_pool_backward") +
-                     ": indices must lie in the plane, [0, " + std::to_string(plane) + "), got " +
-                     std::to_string(least < 0 ? least : most));
+  if (least >= 0 && most < plane) return;
+  const i64(&size)[3] = unpools ? p.out : p.in;
+  Check check(plan.op.c_str(), p.axes);
+  check.fail("indices must lie in the plane of " + std::to_string(size[0]) + " x " +
+             std::to_string(size[1]) + " x " + std::to_string(size[2]) + ", [0, " +
+             std::to_string(plane) + "), got " + std::to_string(least < 0 ? least : most) +
+             "; the " + (unpools ? "output" : "input") + " has " + std::to_string(p.n) +
+             " images of " + std::to_string(p.c) + " channels");
 }
 
 void run(const pyconv_plan& plan, const pyconv_buffers& given) {

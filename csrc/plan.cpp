@@ -178,6 +178,7 @@ pyconv_plan plan_conv(const pyconv_conv_desc& desc) {
   }
   plan.most_threads = plan.flops + plan.bytes < serial_flops ? 1 : 1 << 20;
   set_buffer_bytes(desc, plan);
+  plan.op = desc.op ? desc.op : "pyconv";
   return plan;
 }
 
@@ -201,6 +202,7 @@ pyconv_plan plan_pool(const pyconv_pool_desc& desc) {
   plan.bytes = (p.dtype == DType::f32 ? 4 : 8) * planes * double(p.in_pixels() + p.out_pixels());
   plan.most_threads = plan.flops + plan.bytes < serial_flops ? 1 : 1 << 20;
   set_buffer_bytes(desc, plan);
+  plan.op = desc.op ? desc.op : "pyconv";
   return plan;
 }
 

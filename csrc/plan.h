@@ -16,6 +16,7 @@ struct pyconv_plan {
   const pyconv::ConvKernel* kernel;  // nullptr where there is one way only
   pyconv::Algorithm algorithm;
   std::string reason;
+  std::string op;  // for errors at run time
 
   std::size_t packed_bytes, shared_bytes, scratch_bytes;  // each a multiple of 64
   std::size_t buffer_bytes[6];                            // a, b, bias, residual, out, aux
