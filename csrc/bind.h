@@ -76,6 +76,12 @@ class Arguments {
     return {list.data(), std::int32_t(list.size())};
   }
 
+  // As ints, where None does not mean the default.
+  pyconv_ints required(const char* name, py::handle object) {
+    if (object.is_none()) integer(name, object);
+    return ints(name, object);
+  }
+
   // An int, a list of ints, a list of (before, after) pairs, or a name.
   void padding(py::handle object, pyconv_conv_desc& d) {
     if (py::isinstance<py::str>(object)) {
@@ -85,7 +91,7 @@ class Arguments {
       return;
     }
     if (!is_sequence(object)) {
-      d.padding = ints("padding", object);
+      d.padding = required("padding", object);
       return;
     }
     std::vector<int64_t>& list = lists_.emplace_back();
@@ -207,11 +213,11 @@ std::unique_ptr<Plan> plan_conv(const std::string& op, int axes, const std::stri
   d.flip = flip;
   d.strict = strict;
   d.batch_invariant = batch_invariant;
-  d.stride = arguments.ints("stride", stride);
+  d.stride = arguments.required("stride", stride);
   arguments.padding(padding, d);
-  d.dilation = arguments.ints("dilation", dilation);
+  d.dilation = arguments.required("dilation", dilation);
   d.groups = arguments.integer("groups", groups);
-  d.output_padding = arguments.ints("output_padding", output_padding);
+  d.output_padding = arguments.required("output_padding", output_padding);
   d.output_size = arguments.ints("output_size", output_size);
   pyconv_plan* plan = nullptr;
   require_ok(pyconv_plan_conv(&d, &plan));
@@ -245,10 +251,12 @@ std::unique_ptr<Plan> plan_pool(const std::string& op, int axes, const std::stri
   d.has_divisor = !divisor.is_none();
   if (d.has_divisor) d.divisor = arguments.integer("divisor_override", divisor);
   d.norm_type = norm_type;
-  d.kernel = arguments.ints("kernel_size", kernel);
+  const bool windowless = adaptive || (d.kind == PYCONV_POOL_MAX && d.pass != PYCONV_FWD);
+  d.kernel = windowless ? arguments.ints("kernel_size", kernel)
+                        : arguments.required("kernel_size", kernel);
   d.stride = arguments.ints("stride", stride);
-  d.padding = arguments.ints("padding", padding);
-  d.dilation = arguments.ints("dilation", dilation);
+  d.padding = arguments.required("padding", padding);
+  d.dilation = arguments.required("dilation", dilation);
   d.output_size = arguments.ints("output_size", output_size);
   pyconv_plan* plan = nullptr;
   require_ok(pyconv_plan_pool(&d, &plan));

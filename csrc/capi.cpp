@@ -108,7 +108,7 @@ void run(const pyconv_plan& plan, const pyconv_buffers& given) {
         p.kind == PoolKind::unpool || (p.kind == PoolKind::max && plan.pass != Pass::fwd);
     if (indexed && !plan.table->device)  // a device's kernels ignore what points outside
       check_indices(plan, static_cast<const i64*>(given.b));
-    if (p.kind == PoolKind::lp && plan.pass != Pass::fwd && !given.aux)
+    if (p.kind == PoolKind::lp && plan.pass != Pass::fwd && plan.buffer_bytes[5] && !given.aux)
       throw ValueError("lp_pool_backward: aux must hold y");
     buffers.threads = threads;
     plan.table->pool[int(p.dtype)](p, plan.pass, buffers);

@@ -75,7 +75,9 @@ void set_output(const Check& check, const pyconv_pool_desc& d, PoolProblem& p, i
   check.require(out >= 1, check.axis_name("kernel_size", axis), p.window[axis],
                 "must fit the padded input (=" + std::to_string(padded) + "): the window spans " +
                     std::to_string(extent));
-  if (out == 1) p.stride[axis] = 1;  // unused, and a stride near 2^63 would wrap in kernels
+  // Neither moves anything then, and numbers near 2^63 would wrap in the kernels.
+  if (out == 1) p.stride[axis] = 1;
+  if (p.window[axis] == 1) p.dilation[axis] = 1;
   require_reading(check, p, axis);
 }
 

@@ -6,7 +6,7 @@
 // Forward: source x, result y, i = stride o - pad + dilation t. Input gradient: source dy, result
 // dx; position h receives the taps t with (h + pad - dilation t) divisible by the stride, so dx
 // splits into phases h mod stride, each a stride-1 correlation with its own subset of taps: no
-// product with an inserted zero is ever made.
+// product with an inserted zero is ever made. There are no more phases than taps.
 #pragma once
 #include "problem.h"
 
@@ -46,22 +46,25 @@ PYCONV_HD inline i64 greatest_common_divisor(i64 a, i64 b) {
   return a;
 }
 
-PYCONV_HD inline AxisMap backward_axis(const ConvProblem& p, int a, i64 phase) {
-  const i64 s = p.stride[a], common = greatest_common_divisor(s, p.dilation[a]);
-  const i64 every = s / common;  // valid taps are t0, t0 + every, ...
-  i64 t0 = 0;
-  while (t0 < p.filter[a] && (phase + p.pad[a] - t0 * p.dilation[a]) % s != 0)
-    t0 = t0 + 1 < every ? t0 + 1 : p.filter[a];
-  const bool any = t0 < p.filter[a];
-  const i64 taps = any ? (p.filter[a] - 1 - t0) / every + 1 : 0;
+// Valid taps of a phase lie this far apart; as many first taps have a phase of their own.
+PYCONV_HD inline i64 tap_spacing(const ConvProblem& p, int a) {
+  return p.stride[a] / greatest_common_divisor(p.stride[a], p.dilation[a]);
+}
+
+// The phase whose first tap is t0. Phases that no tap reaches (stride beyond the filter) are not
+// among them; their results are a sum of nothing.
+PYCONV_HD inline AxisMap backward_axis(const ConvProblem& p, int a, i64 t0) {
+  const i64 s = p.stride[a], every = tap_spacing(p, a);
+  i64 phase = (t0 * p.dilation[a] - p.pad[a]) % s;
+  if (phase < 0) phase += s;
   return {p.out[a],
-          (p.in[a] - phase + s - 1) / s,
+          phase < p.in[a] ? (p.in[a] - phase - 1) / s + 1 : 0,
           phase,
           s,
-          taps,
-          any ? (phase + p.pad[a] - t0 * p.dilation[a]) / s : 0,
+          (p.filter[a] - 1 - t0) / every + 1,
+          (phase + p.pad[a] - t0 * p.dilation[a]) / s,
           1,
-          -(p.dilation[a] / common),
+          -(p.dilation[a] * every / s),
           p.flip ? p.filter[a] - 1 - t0 : t0,
           p.flip ? -every : every};
 }
@@ -102,9 +105,18 @@ struct Correlation {
   }
 };
 
-// How many phases a pass falls into: 1 for forward.
+// How many phases with taps a pass falls into: 1 for forward.
 PYCONV_HD inline i64 phase_count(const ConvProblem& p, Pass pass, int a) {
-  return pass != Pass::bwd_data ? 1 : p.stride[a] < p.in[a] ? p.stride[a] : p.in[a];
+  if (pass != Pass::bwd_data) return 1;
+  const i64 spacing = tap_spacing(p, a);
+  return spacing < p.filter[a] ? spacing : p.filter[a];
+}
+
+// Whether some results belong to no phase.
+PYCONV_HD inline bool has_untapped_results(const ConvProblem& p, Pass pass) {
+  for (int a = 0; a < 3 && pass == Pass::bwd_data; ++a)
+    if (phase_count(p, pass, a) < (p.stride[a] < p.in[a] ? p.stride[a] : p.in[a])) return true;
+  return false;
 }
 
 PYCONV_HD inline i64 phase_count(const ConvProblem& p, Pass pass) {

@@ -221,6 +221,13 @@ ConvProblem check_conv(const pyconv_conv_desc& d, Pass& pass) {
   check_border(check, p);
   if (!d.transposed) forward_sizes(check, p, extent);
 
+  // A stride over one output and a dilation of one tap move nothing. As 1 they cannot make the
+  // kernels' index arithmetic wrap, however large they were.
+  for (int axis = 0; axis < 3; ++axis) {
+    if (p.out[axis] == 1) p.stride[axis] = 1;
+    if (p.filter[axis] == 1) p.dilation[axis] = 1;
+  }
+
   const i64 columns = check.times(
       p.c_per_group(),
       check.times(p.filter[0], check.times(p.filter[1], p.filter[2], "the filter"), "the filter"),

@@ -92,8 +92,8 @@ void activation_backward(const std::string& activation, const std::string& dtype
   const auto size = pyconv::i64(bytes / (single ? sizeof(float) : sizeof(double)));
   py::gil_scoped_release release;
   const OnDevice current(device);
-  const auto enqueue = single ? pyconv::cuda::activation_backward<float>
-                              : pyconv::cuda::activation_backward<double>;
+  const auto enqueue =
+      single ? pyconv::cuda::activation_backward<float> : pyconv::cuda::activation_backward<double>;
   enqueue(kind, size, from, at, to, reinterpret_cast<void*>(stream));
 }
 
@@ -110,8 +110,8 @@ int device_count() {
 PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.doc() = "The CUDA kernels of pyconv; see _cuda.pyi.";
   bind_plans<Plan>(m).def("run", &Plan::run, py::arg("a"), py::arg("b"), py::arg("bias"),
-                          py::arg("residual"), py::arg("out"), py::arg("aux"),
-                          py::arg("workspace"), py::arg("device"), py::arg("stream"));
+                          py::arg("residual"), py::arg("out"), py::arg("aux"), py::arg("workspace"),
+                          py::arg("device"), py::arg("stream"));
   m.def("activation_backward", &activation_backward);
   m.def("device_count", &device_count);
   m.attr("abi_version") = PYCONV_ABI_VERSION;

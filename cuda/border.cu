@@ -3,12 +3,18 @@
 // order; most have none. A position outside the image falls into a phase of correlation.h like any
 // other, with a result index outside the result.
 #include "border.cuh"
-
 #include "direct.cuh"
 #include "kernels.cuh"
 
 namespace pyconv::cuda {
 namespace {
+
+// Of the phase that a padded position falls into; -1: no tap reads it.
+__device__ inline i64 first_tap(const ConvProblem& p, int a, i64 position) {
+  for (i64 t0 = 0; t0 < phase_count(p, Pass::bwd_data, a); ++t0)
+    if ((t0 * p.dilation[a] - p.pad[a] - position) % p.stride[a] == 0) return t0;
+  return -1;
+}
 
 template <class T>
 __global__ void __launch_bounds__(block_threads)
@@ -28,12 +34,15 @@ __global__ void __launch_bounds__(block_threads)
   T total = dx[id];
   for (i64 i = 1; i < count; ++i) {
     i64 rest = i, o[3];
+    bool tapped = true;
     for (int a = 2; a >= 0; --a) {
-      const i64 position = readers[a].at(take(rest, readers[a].count())), s = p.stride[a];
-      const i64 phase = (position % s + s) % s;
-      at.axis[a] = backward_axis(p, a, phase);
-      o[a] = (position - phase) / s;
+      const i64 position = readers[a].at(take(rest, readers[a].count()));
+      const i64 t0 = first_tap(p, a, position);
+      tapped = tapped && t0 >= 0;
+      at.axis[a] = backward_axis(p, a, t0);
+      o[a] = (position - at.axis[a].result_first) / p.stride[a];
     }
+    if (!tapped) continue;
     T sum[1];
     correlate_at(at, dy, w, o, 1, sum);
     total += sum[0];

@@ -7,7 +7,6 @@
 //                             over the pixels, and meet in a tree. Where that makes too few blocks
 //                             the pixels are split, and the parts summed in order.
 #include "direct.cuh"
-
 #include "kernels.cuh"
 #include "pointwise.cuh"
 #include "reduce.cuh"
@@ -53,10 +52,15 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <class T>
+__global__ void empty_sums(const __grid_constant__ ConvProblem p, const Epilogue<T> end) {
+  const i64 id = thread_index();
+  if (id < p.n * p.c * p.in_pixels()) end.store(T(0), element_of(id, p.layout, p.c, p.in).c, id);
+}
+
+template <class T>
 __global__ void __launch_bounds__(block_threads)
     direct_weights(const __grid_constant__ Correlation q, i64 split_pixels, i64 filters,
                    const T* dy, const T* x, T* out) {
-  __shared__ T shared[block_threads];
   const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
   i64 id = blockIdx.x;
   const i64 jw0 = take(id, ceil_div(W.taps, direct_taps)) * direct_taps;
@@ -67,7 +71,7 @@ __global__ void __launch_bounds__(block_threads)
   x += (group * q.source_channels + c) * q.source.c;
   T sums[direct_taps] = {};
   const i64 last = min_of(q.pixels(), (split + 1) * split_pixels);
-  for (i64 i = split * split_pixels + threadIdx.x; i < last; i += block_threads) {
+  for (i64 i = split * split_pixels + threadIdx.x; i < last; i += blockDim.x) {
     i64 n = i, o[3];
     for (int a = 2; a >= 0; --a) o[a] = take(n, q.axis[a].count);
     const i64 d = border_index(D.source(o[0], jd), D.source_size, q.border);
@@ -78,26 +82,25 @@ __global__ void __launch_bounds__(block_threads)
     const T* row = x + n * q.source.n + d * q.source.axis[0] + h * q.source.axis[1];
 #pragma unroll
     for (int t = 0; t < direct_taps; ++t) {
-      const i64 at = jw0 + t < W.taps
-                         ? border_index(W.source(o[2], jw0 + t), W.source_size, q.border)
-                         : -1;
+      const i64 at =
+          jw0 + t < W.taps ? border_index(W.source(o[2], jw0 + t), W.source_size, q.border) : -1;
       if (at >= 0) sums[t] += left * row[at * q.source.axis[2]];
     }
   }
   out += split * filters + group * q.weight_group + k * q.weight_result + c * q.weight_source;
+  block_sum(sums);
+  if (threadIdx.x) return;
 #pragma unroll
-  for (int t = 0; t < direct_taps; ++t) {
-    const T sum = block_sum(sums[t], shared);
-    if (threadIdx.x == 0 && jw0 + t < W.taps) out[q.weight_tap(jd, jh, jw0 + t)] = sum;
-  }
+  for (int t = 0; t < direct_taps; ++t)
+    if (jw0 + t < W.taps) out[q.weight_tap(jd, jh, jw0 + t)] = sums[t];
 }
 
 i64 weight_blocks(const ConvProblem& p) {
   return p.k * p.c_per_group() * p.filter[0] * p.filter[1] * ceil_div(p.filter[2], direct_taps);
 }
 
-// Into how many parts the pixels are split: enough blocks for the largest devices, enough pixels for
-// a block. Only the problem decides, so that every device gives the same bits.
+// Into how many parts the pixels are split: enough blocks for the largest devices, enough pixels
+// for a block. Only the problem decides, so that every device gives the same bits.
 i64 weight_splits(const ConvProblem& p) {
   const i64 wanted = ceil_div(1024, weight_blocks(p));
   return min_of(wanted, p.n * p.out_pixels() / (16 * block_threads) + 1);
@@ -109,13 +112,21 @@ void direct_bwd_weight(const ConvProblem& p, const Buffers& b) {
   const i64 splits = weight_splits(p), filters = q.groups * q.weight_group;
   T* const dw = static_cast<T*>(b.out);
   T* const parts = splits > 1 ? reinterpret_cast<T*>(b.shared) : dw;
-  launch("direct_bwd_weight", direct_weights<T>, weight_blocks(p) * splits, block_threads, b.stream,
-         q, ceil_div(q.pixels(), splits), filters, static_cast<const T*>(b.a),
+  const i64 split_pixels = ceil_div(q.pixels(), splits);
+  launch("direct_bwd_weight", direct_weights<T>, weight_blocks(p) * splits,
+         threads_for(split_pixels), b.stream, q, split_pixels, filters, static_cast<const T*>(b.a),
          static_cast<const T*>(b.b), parts);
   if (splits > 1) sum_partials(parts, splits, filters, dw, b.stream);
 }
 
 }  // namespace
+
+template <class T>
+void store_empty_sums(const ConvProblem& p, Pass pass, const Buffers& b) {
+  if (!has_untapped_results(p, pass)) return;
+  launch_each("empty_sums", empty_sums<T>, p.n * p.c * p.in_pixels(), b.stream, p,
+              epilogue<T>(p, b));
+}
 
 template <class T>
 std::size_t direct_shared_bytes(const ConvProblem& p, Pass pass) {
@@ -126,16 +137,18 @@ std::size_t direct_shared_bytes(const ConvProblem& p, Pass pass) {
 template <class T>
 void direct(const ConvProblem& p, Pass pass, const Buffers& b) {
   if (pass == Pass::bwd_weight) return direct_bwd_weight<T>(p, b);
-  const Correlation q = correlation(p, pass);  // of phase 0, which has the most pixels
+  store_empty_sums<T>(p, pass, b);
+  const Correlation q = correlation(p, pass);
   const i64 units = q.groups * ceil_div(q.result_channels, direct_rows);
-  const i64 blocks = ceil_div(q.pixels() * units, block_threads);
-  const Epilogue<T> end{static_cast<const T*>(b.bias), static_cast<const T*>(b.residual),
-                        static_cast<T*>(b.out), p.activation};
-  launch("direct", direct_correlate<T>, blocks * phase_count(p, pass), block_threads, b.stream, p, q,
-         pass, blocks, static_cast<const T*>(b.a), static_cast<const T*>(b.b), end);
+  const i64 blocks = ceil_div(most_pixels(p, pass, q) * units, block_threads);
+  launch("direct", direct_correlate<T>, blocks * phase_count(p, pass), block_threads, b.stream, p,
+         q, pass, blocks, static_cast<const T*>(b.a), static_cast<const T*>(b.b),
+         epilogue<T>(p, b));
   if (pass == Pass::bwd_data) add_border_gradients<T>(p, b);
 }
 
+template void store_empty_sums<float>(const ConvProblem&, Pass, const Buffers&);
+template void store_empty_sums<double>(const ConvProblem&, Pass, const Buffers&);
 template void direct<float>(const ConvProblem&, Pass, const Buffers&);
 template void direct<double>(const ConvProblem&, Pass, const Buffers&);
 template std::size_t direct_shared_bytes<float>(const ConvProblem&, Pass);

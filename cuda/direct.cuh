@@ -1,8 +1,18 @@
-// The phase a block works on, and one result pixel by the sum of csrc/correlation.h, for a few neighbouring result channels.
+// The phase a block works on, and one result pixel by the sum of csrc/correlation.h, for a few
+// neighbouring result channels.
 #pragma once
 #include "launch.cuh"
 
 namespace pyconv::cuda {
+
+// Pixels of the largest phase, for which a launch must have room: phase 0 may have one less an
+// axis.
+inline i64 most_pixels(const ConvProblem& p, Pass pass, const Correlation& phase_0) {
+  i64 pixels = p.n;
+  if (pass != Pass::bwd_data) return phase_0.pixels();
+  for (int a = 0; a < 3; ++a) pixels *= (p.in[a] - 1) / p.stride[a] + 1;
+  return pixels;
+}
 
 // The block's phase in shared memory, made from phase 0 by a thread an axis.
 __device__ inline void block_phase(const ConvProblem& p, Pass pass, const Correlation& phase_0,

@@ -120,8 +120,8 @@ __global__ void __launch_bounds__(gemm_threads)
   auto place_steps = [&](i64 tile) {
     const i64 step = tile * gemm_steps + t;
     if (t < gemm_steps && step < step_count)
-      step_place[tile % 2][t] = Weights ? pixel_place(q, first_step + step)
-                                        : filter_place(q, first_step + step);
+      step_place[tile % 2][t] =
+          Weights ? pixel_place(q, first_step + step) : filter_place(q, first_step + step);
   };
   T left_part[left_loads], right_part[right_loads];
   auto fetch = [&](i64 tile) {
@@ -212,17 +212,17 @@ i64 weight_splits(const ConvProblem& p) {
 
 template <class T, bool Weights>
 void gemm_pass(const ConvProblem& p, Pass pass, const Buffers& b, i64 splits, T* out) {
-  const Correlation q = correlation(p, Weights ? Pass::fwd : pass);  // phase 0: the most pixels
+  const Correlation q = correlation(p, Weights ? Pass::fwd : pass);
   const i64 steps = Weights ? q.pixels() : q.depth();
   const i64 split_steps = splits == 1 ? steps : ceil_div(steps, splits);
   const i64 row_tiles = ceil_div(q.result_channels, gemm_rows);
-  const i64 column_tiles = ceil_div(Weights ? q.depth() : q.pixels(), gemm_columns<T>);
+  const i64 column_tiles = ceil_div(Weights ? q.depth() : most_pixels(p, pass, q), gemm_columns<T>);
   Grid grid{row_tiles * column_tiles * q.groups * splits, row_tiles, column_tiles, split_steps,
             q.groups * q.weight_group};
   if (!Weights) grid.split_steps = q.source_channels * p.taps();  // of any phase
   const i64 phases = Weights ? 1 : phase_count(p, pass);
-  const Epilogue<T> end{static_cast<const T*>(b.bias), static_cast<const T*>(b.residual), out,
-                        p.activation};
+  Epilogue<T> end = epilogue<T>(p, b);
+  end.out = out;
   const T* left = static_cast<const T*>(Weights ? b.a : b.b);
   const T* right = static_cast<const T*>(Weights ? b.b : b.a);
   const bool steps_first = Weights == (p.layout == Layout::nchw);
@@ -245,10 +245,10 @@ void gemm(const ConvProblem& p, Pass pass, const Buffers& b) {
     const i64 splits = weight_splits<T>(p);
     T* const parts = splits > 1 ? reinterpret_cast<T*>(b.shared) : out;
     gemm_pass<T, true>(p, pass, b, splits, parts);
-    if (splits > 1)
-      sum_partials(parts, splits, p.k * p.c_per_group() * p.taps(), out, b.stream);
+    if (splits > 1) sum_partials(parts, splits, p.k * p.c_per_group() * p.taps(), out, b.stream);
     return;
   }
+  store_empty_sums<T>(p, pass, b);
   gemm_pass<T, false>(p, pass, b, 1, out);
   if (pass == Pass::bwd_data) add_border_gradients<T>(p, b);
 }

@@ -1,7 +1,6 @@
 // The one table of this module, and what csrc/plan.h asks of csrc/targets.cpp in the other.
-#include "kernels.cuh"
-
 #include "../csrc/plan.h"
+#include "kernels.cuh"
 
 namespace pyconv {
 namespace cuda {
@@ -22,7 +21,7 @@ void chain_by_default(Activation activation, i64 size, const void* dy, const voi
 }
 
 template <class T>
-constexpr ConvKernel direct_kernel{nullptr,   nullptr, nullptr, nullptr, direct_shared_bytes<T>,
+constexpr ConvKernel direct_kernel{nullptr,  nullptr, nullptr, nullptr, direct_shared_bytes<T>,
                                    direct<T>};
 template <class T>
 constexpr ConvKernel gemm_kernel{nullptr, nullptr, nullptr, nullptr, gemm_shared_bytes<T>, gemm<T>};

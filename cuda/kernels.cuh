@@ -15,6 +15,10 @@ void gemm(const ConvProblem&, Pass, const Buffers&);
 template <class T>
 std::size_t gemm_shared_bytes(const ConvProblem&, Pass);
 
+// Before an input gradient whose results are not all in a phase: those get the epilogue of an empty
+// sum.
+template <class T>
+void store_empty_sums(const ConvProblem&, Pass, const Buffers&);
 // After the input gradient of a convolution with a padding mode.
 template <class T>
 void add_border_gradients(const ConvProblem&, const Buffers&);

@@ -1,7 +1,6 @@
 // dx = dy activation'(y), an element a thread.
-#include "pointwise.cuh"
-
 #include "kernels.cuh"
+#include "pointwise.cuh"
 
 namespace pyconv::cuda {
 namespace {

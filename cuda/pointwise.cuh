@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 
+#include "../csrc/kernels.h"
 #include "launch.cuh"
 
 namespace pyconv::cuda {
@@ -57,5 +58,11 @@ struct Epilogue {
     out[at] = activate(activation, sum);
   }
 };
+
+template <class T>
+Epilogue<T> epilogue(const ConvProblem& p, const Buffers& b) {
+  return {static_cast<const T*>(b.bias), static_cast<const T*>(b.residual), static_cast<T*>(b.out),
+          p.activation};
+}
 
 }  // namespace pyconv::cuda

@@ -5,10 +5,9 @@
 //   by index (backward of max, unpooling)  a warp a plane: 32 sources at a time, in order; lanes
 //                     with the same index meet in one of them. No atomics, so the bits do not
 //                     change from run to run. Indices outside the plane are ignored.
-#include "../csrc/window.h"
-
 #include <type_traits>
 
+#include "../csrc/window.h"
 #include "kernels.cuh"
 #include "launch.cuh"
 
@@ -67,10 +66,14 @@ struct Lp {
   __device__ Lp(const PoolProblem& problem, const Taps (&)[3], const T*, i64)
       : p(problem.norm_type) {}
   __device__ void tap(T x, i64, i64) {
-    if (p == 2) row += x * x;
-    else if (p == 1) row += fabs(x);
-    else if (p == INFINITY) row = larger(row, T(fabs(x)));
-    else row += power_of(T(fabs(x)), p);
+    if (p == 2)
+      row += x * x;
+    else if (p == 1)
+      row += fabs(x);
+    else if (p == INFINITY)
+      row = larger(row, T(fabs(x)));
+    else
+      row += power_of(T(fabs(x)), p);
   }
   __device__ void end_row() {
     total = p == INFINITY ? larger(total, row) : total + row;
@@ -117,9 +120,12 @@ __device__ inline T norm_slope(T x, T y, double p) {
   if (x == 0 || y == 0) return 0;
   const T ratio = T(fabs(x)) / y;
   T part = ratio;
-  if (p == 1) part = 1;
-  else if (p == INFINITY) part = T(fabs(x)) == y ? T(1) : T(0);
-  else if (p != 2) part = power_of(ratio, p - 1);
+  if (p == 1)
+    part = 1;
+  else if (p == INFINITY)
+    part = T(fabs(x)) == y ? T(1) : T(0);
+  else if (p != 2)
+    part = power_of(ratio, p - 1);
   return x > 0 ? part : -part;
 }
 
@@ -150,8 +156,10 @@ __global__ void __launch_bounds__(block_threads)
         t[2] = taps_of(p, 2, w);
         const i64 at = base + z * out.axis[0] + h * out.axis[1] + w * out.axis[2];
         T part = dy[at];
-        if constexpr (LP) part *= norm_slope(b[id], y[at], p.norm_type);
-        else part /= divisor_of(p, t, weights);
+        if constexpr (LP)
+          part *= norm_slope(b[id], y[at], p.norm_type);
+        else
+          part /= divisor_of(p, t, weights);
         if (weights) part *= weights[(tap_d * p.window[1] + tap_h) * p.window[2] + tap_w];
         sum += part;
       }
@@ -216,8 +224,7 @@ void forward(const PoolProblem& p, const Buffers& b, const void* weights, void* 
 
 template <class T>
 void pool(const PoolProblem& p, Pass pass, const Buffers& b) {
-  if (p.kind == PoolKind::unpool)
-    return scatter<T, false>(p, p.in_pixels(), p.out_pixels(), b);
+  if (p.kind == PoolKind::unpool) return scatter<T, false>(p, p.in_pixels(), p.out_pixels(), b);
   if (pass != Pass::fwd) {
     if (p.kind == PoolKind::max) return scatter<T, true>(p, p.out_pixels(), p.in_pixels(), b);
     const auto kernel = p.kind == PoolKind::lp ? pool_bwd<T, true> : pool_bwd<T, false>;

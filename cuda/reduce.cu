@@ -3,9 +3,8 @@
 // NCHW: a block a channel, its threads side by side along the pixels. NHWC: a block 32 channels,
 // side by side, and 8 pixels at a time. Partial sums meet in one order, so the bits do not change
 // from run to run.
-#include "reduce.cuh"
-
 #include "kernels.cuh"
+#include "reduce.cuh"
 
 namespace pyconv::cuda {
 namespace {
@@ -13,17 +12,16 @@ namespace {
 template <class T>
 __global__ void __launch_bounds__(block_threads)
     bwd_bias_planes(i64 images, i64 channels, i64 pixels, const T* dy, T* db) {
-  __shared__ T shared[block_threads];
   const i64 k = blockIdx.x;
-  T sum = 0;
+  T sum[1] = {};
   for (i64 n = 0; n < images; ++n) {
     const T* plane = dy + (n * channels + k) * pixels;
     T part = 0;
-    for (i64 i = threadIdx.x; i < pixels; i += block_threads) part += plane[i];
-    sum += part;
+    for (i64 i = threadIdx.x; i < pixels; i += blockDim.x) part += plane[i];
+    sum[0] += part;
   }
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) db[k] = sum;
+  block_sum(sum);
+  if (threadIdx.x == 0) db[k] = sum[0];
 }
 
 constexpr int bias_channels = 32, bias_rows = block_threads / bias_channels;
@@ -60,8 +58,8 @@ void bwd_bias(const ConvProblem& p, const Buffers& b) {
   const T* dy = static_cast<const T*>(b.a);
   T* db = static_cast<T*>(b.out);
   if (p.layout == Layout::nchw)
-    launch("bwd_bias", bwd_bias_planes<T>, p.k, block_threads, b.stream, p.n, p.k, p.out_pixels(),
-           dy, db);
+    launch("bwd_bias", bwd_bias_planes<T>, p.k, threads_for(p.out_pixels()), b.stream, p.n, p.k,
+           p.out_pixels(), dy, db);
   else
     launch("bwd_bias", bwd_bias_channels<T>, ceil_div(p.k, bias_channels), block_threads, b.stream,
            p.k, p.n * p.out_pixels(), dy, db);

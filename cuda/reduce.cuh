@@ -4,19 +4,26 @@
 
 namespace pyconv::cuda {
 
-// The sum of every thread's value, in thread 0; `shared` holds block_threads values and may be used
-// again at once.
-template <class T>
-__device__ inline T block_sum(T value, T* shared) {
+// sums[i] of thread 0 becomes the sum of every thread's sums[i]; the block's size is a power of 2,
+// at most block_threads.
+template <class T, int COUNT>
+__device__ inline void block_sum(T (&sums)[COUNT]) {
+  __shared__ T shared[COUNT][block_threads];
   const int t = int(threadIdx.x);
-  shared[t] = value;
-  for (int half = block_threads / 2; half > 0; half /= 2) {
+  for (int i = 0; i < COUNT; ++i) shared[i][t] = sums[i];
+  for (int half = int(blockDim.x) / 2; half > 0; half /= 2) {
     __syncthreads();
-    if (t < half) shared[t] += shared[t + half];
+    if (t < half)
+      for (int i = 0; i < COUNT; ++i) shared[i][t] += shared[i][t + half];
   }
-  const T sum = shared[0];
-  __syncthreads();
-  return sum;
+  for (int i = 0; i < COUNT; ++i) sums[i] = shared[i][t];
+}
+
+// As many threads as there are elements for, as a power of 2.
+inline int threads_for(i64 elements) {
+  int threads = 32;
+  while (threads < block_threads && threads < elements) threads *= 2;
+  return threads;
 }
 
 }  // namespace pyconv::cuda

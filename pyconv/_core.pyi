@@ -1,4 +1,4 @@
-"""The compiled core: plans over shapes, run on NumPy arrays. `pyconv.functional` is its only caller.
+"""The compiled core: plans over shapes, run on NumPy arrays; `pyconv.functional` calls it.
 
 Arrays handed to `run` must be C-contiguous, aligned, native-endian and of the plan's dtype
 (`_arrays.py` sees to it); shapes and numbers are checked here, in one place.

@@ -311,7 +311,7 @@ def python(program, **environment):
     import os
 
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **environment},
+        [sys.executable, "-P", "-c", program], env={**os.environ, **environment},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

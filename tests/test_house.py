@@ -12,10 +12,14 @@ import pytest
 import pyconv
 
 ROOT = pathlib.Path(__file__).parents[1]
-SOURCES = sorted(
-    p for folder in ("csrc", "cuda") for p in (ROOT / folder).rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"}
-)
-PYTHON = sorted(p for folder in ("pyconv", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
+
+
+def files(*folders, kinds):
+    return sorted(p for f in folders for p in (ROOT / f).rglob("*") if p.suffix in kinds)
+
+
+SOURCES = files("csrc", "cuda", "tests", kinds={".h", ".cpp", ".cu", ".cuh"})
+PYTHON = files("pyconv", "tests", "benchmarks", kinds={".py"})
 
 
 def run(*command):

@@ -41,6 +41,21 @@ def test_row_17_strides_into_the_padding(stride):
     contract.assert_same_bits(y, np.array([[[4, 0]] * 4], F32))
 
 
+@pytest.mark.parametrize("algorithm", ["direct", "gemm"])
+@pytest.mark.parametrize("padding", [2**31, 2**32, 2**61])
+def test_row_17_huge_stride_and_padding(padding, algorithm):
+    """One output, which lies in the padding: clipping its window must not add the stride."""
+    x, w = np.ones((1, 2, 7), F32), np.ones((4, 2, 2), F32)
+    y = pc.conv1d(x, w, stride=2**63 - 1, padding=padding, algorithm=algorithm)
+    contract.assert_same_bits(y, np.zeros((1, 4, 1), F32))
+    dx, dw, db = pc.conv1d_backward(y + 1, x, w, stride=2**63 - 1, padding=padding)
+    assert not dx.any()
+    assert not dw.any()
+    assert db.tolist() == [1, 1, 1, 1]
+    columns = pc.im2col(x, 2, stride=2**63 - 1, padding=padding)
+    contract.assert_same_bits(columns, np.zeros((1, 4, 1), F32))
+
+
 @pytest.mark.parametrize("algorithm", ["auto", "direct", "gemm"])
 def test_row_6_and_43_empty_batch(algorithm):
     x, dy = X[:0], DY[:0]

@@ -187,8 +187,9 @@ void direct_bwd_weight(const ConvProblem& p, const Buffers& b) {
 template <class T>
 void direct(const ConvProblem& p, Pass pass, const Buffers& b) {
   if (pass == Pass::bwd_weight) return direct_bwd_weight<T>(p, b);
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase)
-    direct_phase<T>(p, correlation(p, pass, phase), b);
+  for_each_phase<T>(p, pass, b, [&](const Correlation& q) {
+    if (q.image_pixels() > 0) direct_phase<T>(p, q, b);
+  });
   if (pass == Pass::bwd_data)
     add_border_gradients(p, static_cast<const T*>(b.a), static_cast<const T*>(b.b),
                          static_cast<T*>(b.out), b.threads);

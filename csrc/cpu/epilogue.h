@@ -65,4 +65,29 @@ PYCONV_INLINE Epilogue<T> epilogue(const ConvProblem& p, const Correlation& q, c
           static_cast<T*>(b.out) + channel * q.result.c, p.activation};
 }
 
+// body(phase) for every phase that has results; before it, results that no tap reaches get the
+// epilogue of an empty sum.
+template <class T, class Body>
+PYCONV_INLINE void for_each_phase(const ConvProblem& p, Pass pass, const Buffers& b, Body&& body) {
+  if (has_untapped_results(p, pass)) {
+    const Correlation q = correlation(p, Pass::bwd_data);
+    const i64 rows = p.in[0] * p.in[1];
+    parallel_for(p.n * rows, b.threads, [&](i64 task, int) {
+      const T nothing[lanes<T>] = {};
+      const i64 at = task / rows * q.result.n + task % rows * q.result.axis[1];
+      for (i64 c = 0; c < p.c; ++c) {
+        const Epilogue<T> end = epilogue<T>(p, q, b, c / q.result_channels);
+        const i64 channel = c % q.result_channels;
+        for (i64 w = 0; w < p.in[2]; w += lanes<T>)
+          end.store_pixels(nothing, channel, at + channel * q.result.c + w * q.result.axis[2],
+                           q.result.axis[2], min_of<i64>(lanes<T>, p.in[2] - w));
+      }
+    });
+  }
+  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
+    const Correlation q = correlation(p, pass, phase);
+    body(q);
+  }
+}
+
 }  // namespace pyconv::PYCONV_TARGET

@@ -234,8 +234,6 @@ void gemm_phase(const ConvProblem& p, const Correlation& q, const T* packed, con
         T* sums = tile_of_columns + round_up(blocks.pixels.total(), 16) * depth_block<T>;
         const T* weights = packed + group * group_elements + channel0 * depth;
         const T* from = source + group * q.source_channels * q.source.c;
-        if (depth == 0)
-          for (i64 i = 0; i < sums_elements<T>(rows, columns); ++i) sums[i] = T(0);
         for (i64 k0 = 0; k0 < depth; k0 += depth_block<T>) {
           const i64 steps = min_of(depth_block<T>, depth - k0);
           for (i64 panel = 0; panel < pixels.panels(); ++panel) {
@@ -407,11 +405,10 @@ template <class T>
 void gemm(const ConvProblem& p, Pass pass, const Buffers& b) {
   if (pass == Pass::bwd_weight) return gemm_bwd_weight<T>(p, b);
   const T* packed = static_cast<const T*>(b.packed);
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
-    const Correlation q = correlation(p, pass, phase);
+  for_each_phase<T>(p, pass, b, [&](const Correlation& q) {
     gemm_phase(p, q, packed, b);
     packed += q.groups * packed_group_elements<T>(q);
-  }
+  });
   if (pass == Pass::bwd_data)
     add_border_gradients(p, static_cast<const T*>(b.a), packed, static_cast<T*>(b.out), b.threads);
 }

@@ -40,11 +40,11 @@ PYCONV_INLINE void gather_row(const T* row, i64 apart, i64 size, i64 first, i64 
                               Border border, T* to, i64 to_step) {
   if (Unit) to_step = 1;
   i64 low = 0, high = count;  // [low, high): inside the row
-  if (first < 0) low = min_of<i64>(count, step == 1 ? -first : (-first + step - 1) / step);
+  if (first < 0) low = min_of<i64>(count, step == 1 ? -first : (-first - 1) / step + 1);
   const i64 last = first + (count - 1) * step;
   if (last >= size) {
     const i64 fit = size - first;  // positions first .. size - 1
-    high = fit <= 0 ? 0 : step == 1 ? fit : (fit + step - 1) / step;
+    high = fit <= 0 ? 0 : step == 1 ? fit : (fit - 1) / step + 1;
     high = max_of(low, min_of(high, count));
   }
   auto outside = [&](i64 i) {

@@ -412,8 +412,6 @@ void winograd_phase(const ConvProblem& p, const Correlation& q, const float* u, 
           const Side rows =
               row_side<float>(min_of(some * tile_rows, q.result_channels - panel0 * tile_rows));
           const i64 sums_stride = sums_elements<float>(rows, columns);
-          if (tiling.depth == 0)  // a phase of D that no tap reaches
-            for (i64 i = 0; i < alpha * alpha * sums_stride; ++i) sums[i] = 0;
           for (i64 xi = 0; xi < alpha * alpha; ++xi)
             for (i64 k = 0; k < tiling.depth; k += winograd_flush)
               multiply_block<float>(rows, columns, min_of(winograd_flush, tiling.depth - k),
@@ -476,11 +474,10 @@ void winograd_run(const ConvProblem& p, Pass pass, const Buffers& b) {
   const float* u = static_cast<const float*>(b.packed);
   const float* w =
       u + winograd_packed_bytes<R>(p, pass) / sizeof(float) - p.k * p.c_per_group() * p.taps();
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
-    const Correlation q = correlation(p, pass, phase);
+  for_each_phase<float>(p, pass, b, [&](const Correlation& q) {
     winograd_phase<R>(p, q, u, w, b);
     u += p.groups * winograd_group_elements(q);
-  }
+  });
   if (pass == Pass::bwd_data)
     add_border_gradients(p, static_cast<const float*>(b.a), w, static_cast<float*>(b.out),
                          b.threads);
