@@ -84,7 +84,7 @@ struct Grid {
 // Weights: the weight gradient. StepsFirst: neighbouring threads fetch neighbouring steps of the
 // right matrix, else columns; whichever lie side by side in memory.
 template <class T, bool Weights, bool StepsFirst>
-__global__ void __launch_bounds__(gemm_threads)
+__global__ void __launch_bounds__(gemm_threads, 1)
     gemm_tile(const __grid_constant__ ConvProblem p, const __grid_constant__ Correlation phase_0,
               Pass pass, const Grid grid, const T* left, const T* right, const Epilogue<T> end) {
   constexpr int columns = gemm_columns<T>, groups_of_4 = columns / 64;

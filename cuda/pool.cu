@@ -131,7 +131,7 @@ __device__ inline T norm_slope(T x, T y, double p) {
 
 //   avg  dx_i = sum_o dy_o w_(o, i) / sum(w)      lp  dx_i = sum_o dy_o norm_slope(x_i, y_o)
 template <class T, bool LP>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, 1)
     pool_bwd(const __grid_constant__ PoolProblem p, const T* dy, const T* b, const T* y, T* dx) {
   const i64 id = thread_index();
   if (id >= p.n * p.c * p.in_pixels()) return;

@@ -12,10 +12,10 @@
 // Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2020.
 #pragma once
 #include "gemm.h"
+#include "winograd_transform.h"
 
 namespace pyconv::PYCONV_TARGET {
 
-constexpr int alpha = 6;            // tile edge
 constexpr i64 winograd_tiles = 48;  // of a task: one full column tile on AVX-512
 constexpr i64 winograd_panels = 4;  // row panels that are multiplied, then transformed back
 constexpr i64 winograd_flush = 32;  // channels summed in registers
@@ -24,58 +24,6 @@ template <int M>  // of a transformed row: a vector of tiles and the columns the
                   // into
 constexpr int winograd_pitch =
     M * lanes<float> + (alpha + 2 * lanes<float> - 1) / lanes<float> * lanes<float>;
-
-// The points' squares and the products that the transforms need.
-constexpr double point_a = 0.625, point_b = 1.5;
-constexpr double a2 = point_a * point_a, b2 = point_b * point_b;
-
-// B^T of one column or row: six values in, six out.
-template <class V, class S>
-PYCONV_INLINE void transform_input(V (&d)[alpha]) {
-  const V even_a = d[4] - d[2] * S(b2), odd_a = (d[3] - d[1] * S(b2)) * S(point_a);
-  const V even_b = d[4] - d[2] * S(a2), odd_b = (d[3] - d[1] * S(a2)) * S(point_b);
-  const V first = d[4] - d[2] * S(a2 + b2) + d[0] * S(a2 * b2);
-  const V last = d[5] - d[3] * S(a2 + b2) + d[1] * S(a2 * b2);
-  d[0] = first;
-  d[1] = even_a + odd_a;
-  d[2] = even_a - odd_a;
-  d[3] = even_b + odd_b;
-  d[4] = even_b - odd_b;
-  d[5] = last;
-}
-
-// A^T: six values in, M out.
-template <int M, class V, class S>
-PYCONV_INLINE void transform_output(const V (&m)[alpha], V (&y)[M]) {
-  const V sum_a = m[1] + m[2], dif_a = m[1] - m[2], sum_b = m[3] + m[4], dif_b = m[3] - m[4];
-  y[0] = m[0] + sum_a + sum_b;
-  y[1] = dif_a * S(point_a) + dif_b * S(point_b);
-  if constexpr (M == 4) {
-    y[2] = sum_a * S(a2) + sum_b * S(b2);
-    y[3] = dif_a * S(a2 * point_a) + dif_b * S(b2 * point_b);
-  }
-  y[M - 1] += m[5];
-}
-
-// G: R taps in, six values out.
-template <int R, class V, class S>
-PYCONV_INLINE void transform_filter(const V (&g)[R], V (&u)[alpha]) {
-  constexpr double scale_a = 1 / (2 * a2 * (a2 - b2)), scale_b = 1 / (2 * b2 * (b2 - a2));
-  V even_a = g[0] + g[2] * S(a2), odd_a = g[1] * S(point_a);
-  V even_b = g[0] + g[2] * S(b2), odd_b = g[1] * S(point_b);
-  if constexpr (R == 5) {
-    even_a += g[4] * S(a2 * a2);
-    odd_a += g[3] * S(a2 * point_a);
-    even_b += g[4] * S(b2 * b2);
-    odd_b += g[3] * S(b2 * point_b);
-  }
-  u[0] = g[0] * S(1 / (a2 * b2));
-  u[1] = (even_a + odd_a) * S(scale_a);
-  u[2] = (even_a - odd_a) * S(scale_a);
-  u[3] = (even_b + odd_b) * S(scale_b);
-  u[4] = (even_b - odd_b) * S(scale_b);
-  u[5] = g[R - 1];
-}
 
 // The correlation as tiles of M x M results; a reduction row is a (source channel, tap of D) pair.
 struct WinogradTiles {
@@ -117,48 +65,6 @@ PYCONV_INLINE i64 first_source(const AxisMap& axis) {
 template <int R>
 PYCONV_INLINE i64 tap_at(const AxisMap& axis, int i) {
   return axis.tap_step < 0 ? R - 1 - i : i;
-}
-
-// Columns M t + j, t over the lanes, for j = 0 .. 5; parts[b] holds the columns from M b on.
-template <int M>
-PYCONV_INLINE void load_phases(const float* const (&parts)[3], Vec<float> (&e)[alpha]) {
-  constexpr int width = lanes<float>;
-  for (int b = 0; b * M < alpha; ++b) {
-    const float* row = parts[b];
-    const Vec<float> v0 = load(row), v1 = load(row + width);
-    Vec<float> even = every_other<float>(v0, v1, 0), odd = every_other<float>(v0, v1, 1);
-    if constexpr (M == 4) {
-      const Vec<float> v2 = load(row + 2 * width), v3 = load(row + 3 * width);
-      const Vec<float> even1 = every_other<float>(v2, v3, 0), odd1 = every_other<float>(v2, v3, 1);
-      if (b == 0) {
-        e[2] = every_other<float>(even, even1, 1);
-        e[3] = every_other<float>(odd, odd1, 1);
-      }
-      even = every_other<float>(even, even1, 0);
-      odd = every_other<float>(odd, odd1, 0);
-    }
-    e[M * b] = even;
-    e[M * b + 1] = odd;
-  }
-}
-
-// The opposite, for M result columns.
-template <int M>
-PYCONV_INLINE void store_phases(const Vec<float> (&y)[M], float* row) {
-  constexpr int width = lanes<float>;
-  if constexpr (M == 4) {
-    const Vec<float> even0 = interleaved<float>(y[0], y[2], 0),
-                     even1 = interleaved<float>(y[0], y[2], 1);
-    const Vec<float> odd0 = interleaved<float>(y[1], y[3], 0),
-                     odd1 = interleaved<float>(y[1], y[3], 1);
-    store(row, interleaved<float>(even0, odd0, 0));
-    store(row + width, interleaved<float>(even0, odd0, 1));
-    store(row + 2 * width, interleaved<float>(even1, odd1, 0));
-    store(row + 3 * width, interleaved<float>(even1, odd1, 1));
-  } else {
-    store(row, interleaved<float>(y[0], y[1], 0));
-    store(row + width, interleaved<float>(y[0], y[1], 1));
-  }
 }
 
 // Neighbouring tiles of a row of tiles within one vector of lanes.
