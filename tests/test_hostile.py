@@ -8,6 +8,7 @@ file is the program they run: python test_hostile.py SEED COUNT [FIRST].
 import faulthandler
 import functools
 import itertools
+import os
 import random
 import re
 import subprocess
@@ -175,6 +176,8 @@ def test_hostile_integers(seed, request, child_environment):
     assert resource.RLIMIT_AS is not None
     if sys.platform != "linux":
         pytest.skip("RLIMIT_AS is only enforced on Linux")
+    if os.environ.get("PYCONV_SANITIZED"):
+        pytest.skip("AddressSanitizer itself reserves more than the address space allowed here")
     count = (SLOW if request.config.getoption("--slow") else NORMAL) // PROCESSES
     child = subprocess.run(
         [sys.executable, __file__, str(seed), str(count)],
