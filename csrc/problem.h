@@ -11,10 +11,12 @@
 
 #include "pyconv/pyconv.h"
 
+// Of functions that host and device compile. Always inlined on the host: kernels of several
+// instruction sets include them, and the linker must not keep one set's copy for all.
 #if defined(__CUDACC__)
 #define PYCONV_HD __host__ __device__
 #else
-#define PYCONV_HD
+#define PYCONV_HD __attribute__((always_inline))
 #endif
 
 namespace pyconv {

@@ -1,21 +1,19 @@
 // A pooling's windows, for host and device: which taps an output has, which outputs cover an input,
-// what an average divides by. Always inlined: the linker must not mix instruction sets.
+// what an average divides by.
 #pragma once
 #include "problem.h"
 
-#define PYCONV_WINDOW PYCONV_HD inline __attribute__((always_inline))
-
 namespace pyconv {
 
-PYCONV_WINDOW i64 steps_within(i64 length, i64 step) {
+PYCONV_HD inline i64 steps_within(i64 length, i64 step) {
   return length <= 0 ? 0 : step == 1 ? length : (length + step - 1) / step;
 }
 
 // Bounds of an adaptive window may need more than 64 bits on the way.
-PYCONV_WINDOW i64 scaled_down(i64 i, i64 size, i64 parts) {
+PYCONV_HD inline i64 scaled_down(i64 i, i64 size, i64 parts) {
   return i64(__int128(i) * size / parts);
 }
-PYCONV_WINDOW i64 scaled_up(i64 i, i64 size, i64 parts) {
+PYCONV_HD inline i64 scaled_up(i64 i, i64 size, i64 parts) {
   return i64((__int128(i) * size + parts - 1) / parts);
 }
 
@@ -26,12 +24,12 @@ struct Taps {
   i64 padded;        // taps inside the padded input
 };
 
-PYCONV_WINDOW i64 taps_within(i64 length, const PoolProblem& p, int axis) {
+PYCONV_HD inline i64 taps_within(i64 length, const PoolProblem& p, int axis) {
   const i64 fit = steps_within(length, p.dilation[axis]);
   return fit < p.window[axis] ? fit : p.window[axis];
 }
 
-PYCONV_WINDOW Taps taps_of(const PoolProblem& p, int axis, i64 o) {
+PYCONV_HD inline Taps taps_of(const PoolProblem& p, int axis, i64 o) {
   if (p.adaptive) {
     const i64 first = scaled_down(o, p.in[axis], p.out[axis]);
     const i64 count = scaled_up(o + 1, p.in[axis], p.out[axis]) - first;
@@ -48,7 +46,7 @@ struct Range {
   i64 begin, end;
 };
 
-PYCONV_WINDOW Range covering(const PoolProblem& p, int axis, i64 i) {
+PYCONV_HD inline Range covering(const PoolProblem& p, int axis, i64 i) {
   if (p.adaptive)
     return {scaled_down(i, p.out[axis], p.in[axis]), scaled_up(i + 1, p.out[axis], p.in[axis])};
   const i64 last = i + p.pad[axis], reach = (p.window[axis] - 1) * p.dilation[axis];
@@ -57,7 +55,7 @@ PYCONV_WINDOW Range covering(const PoolProblem& p, int axis, i64 i) {
 }
 
 // Which tap of output o reads input i; -1 where dilation steps over it.
-PYCONV_WINDOW i64 tap_at(const PoolProblem& p, int axis, i64 o, i64 i) {
+PYCONV_HD inline i64 tap_at(const PoolProblem& p, int axis, i64 o, i64 i) {
   if (p.adaptive) return i - scaled_down(o, p.in[axis], p.out[axis]);
   const i64 distance = i + p.pad[axis] - o * p.stride[axis];
   return distance % p.dilation[axis] ? -1 : distance / p.dilation[axis];
@@ -65,7 +63,7 @@ PYCONV_WINDOW i64 tap_at(const PoolProblem& p, int axis, i64 o, i64 i) {
 
 // A sum over the window's weights where the average counts them.
 template <class T>
-PYCONV_WINDOW T weight_of(const PoolProblem& p, const Taps (&t)[3], const T* weights) {
+PYCONV_HD inline T weight_of(const PoolProblem& p, const Taps (&t)[3], const T* weights) {
   i64 begin[3], end[3];
   for (int axis = 0; axis < 3; ++axis) {
     begin[axis] = p.include_pad ? 0 : t[axis].skipped;
@@ -81,7 +79,7 @@ PYCONV_WINDOW T weight_of(const PoolProblem& p, const Taps (&t)[3], const T* wei
 
 // What an average divides by.
 template <class T>
-PYCONV_WINDOW T divisor_of(const PoolProblem& p, const Taps (&t)[3], const T* weights) {
+PYCONV_HD inline T divisor_of(const PoolProblem& p, const Taps (&t)[3], const T* weights) {
   if (p.divisor) return T(p.divisor);
   if (weights) return weight_of(p, t, weights);
   return p.include_pad ? T(t[0].padded) * T(t[1].padded) * T(t[2].padded)

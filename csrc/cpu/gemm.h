@@ -276,6 +276,32 @@ void gemm_phase(const ConvProblem& p, const Correlation& q, const T* packed, con
       });
 }
 
+// Up to a vector of rows, `apart` elements from each other, turned into columns: element i of row r
+// goes to to[i * to_step + r]. A square of lanes is transposed by log2(lanes) perfect shuffles,
+// which is several times faster than moving elements one by one.
+template <class T>
+PYCONV_NOINLINE void transpose_rows(const T* from, i64 apart, int rows, i64 size, T* to,
+                                    i64 to_step) {
+  constexpr int width = lanes<T>;
+  for (i64 i = 0; i < size; i += width) {
+    const int count = int(min_of<i64>(width, size - i));
+    Vec<T> square[width], next[width];
+    for (int r = 0; r < width; ++r)
+      square[r] = r < rows ? load_first(from + r * apart + i, count) : Vec<T>{};
+#pragma GCC unroll 4
+    for (int half = width / 2; half > 0; half /= 2) {
+#pragma GCC unroll 16
+      for (int r = 0; r < width / 2; ++r) {
+        next[2 * r] = interleaved<T>(square[r], square[r + width / 2], 0);
+        next[2 * r + 1] = interleaved<T>(square[r], square[r + width / 2], 1);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < width; ++r) square[r] = next[r];
+    }
+    for (int e = 0; e < count; ++e) store_first(to + (i + e) * to_step, square[e], rows);
+  }
+}
+
 // Weight gradient: tasks are (group, rows of k, columns of (c, tap), part of the pixels). The
 // number of parts is fixed by the problem, and their sums are added in order.
 template <class T>
@@ -321,6 +347,7 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
     T* left = reinterpret_cast<T*>(b.scratch + thread * b.scratch_bytes);
     T* right = left + round_up(blocks.rows.total(), 16) * depth_block<T>;
     T* sums = right + blocks.columns.total() * depth_block<T>;
+    T* lines = sums + sums_elements<T>(blocks.rows, blocks.columns);
     const T* gradient = dy + (group * q.result_channels + row0) * y.c;
     const T* source = x + group * q.source_channels * q.source.c;
 
@@ -337,9 +364,13 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
           const i64 inside = (pixel0 + done) % q.image_pixels();
           const i64 run = min_of(steps - done, q.image_pixels() - inside);
           const T* from = gradient + image * y.n + panel * rows.width * y.c + inside * y.axis[2];
-          for (i64 r = 0; r < count; ++r)
+          if (channels_last)
             for (i64 i = 0; i < run; ++i)
-              to[(done + i) * count + r] = from[r * y.c + i * y.axis[2]];
+              for (i64 r = 0; r < count; ++r) to[(done + i) * count + r] = from[r + i * y.axis[2]];
+          else
+            for (i64 r = 0; r < count; r += lanes<T>)
+              transpose_rows(from + r * y.c, y.c, int(min_of<i64>(lanes<T>, count - r)), run,
+                             to + done * count + r, count);
           done += run;
         }
       }
@@ -347,7 +378,14 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
         const i64 valid = columns.valid(panel), stored = columns.stored(panel);
         const i64 k0 = column0 + panel * columns.width;
         T* to = right + panel * columns.width * steps;
-        gather_columns(q, source, k0, k0 + valid, pixel0, steps, to, 1, stored);
+        if (channels_last)
+          gather_columns(q, source, k0, k0 + valid, pixel0, steps, to, 1, stored);
+        else
+          for (i64 k = 0; k < valid; k += lanes<T>) {
+            const i64 some = min_of<i64>(lanes<T>, valid - k);
+            gather_columns(q, source, k0 + k, k0 + k + some, pixel0, steps, lines, steps, 1);
+            transpose_rows(lines, steps, int(some), steps, to + k, stored);
+          }
         for (i64 i = 0; i < steps && valid < stored; ++i)
           for (i64 k = valid; k < stored; ++k) to[i * stored + k] = T(0);
       }
@@ -389,7 +427,7 @@ std::size_t gemm_scratch_bytes(const ConvProblem& p, Pass pass) {
   if (pass == Pass::bwd_weight) {
     const WeightBlocks<T> blocks(p, correlation(p, Pass::fwd));
     most = (round_up(blocks.rows.total(), 16) + blocks.columns.total()) * depth_block<T> +
-           sums_elements<T>(blocks.rows, blocks.columns);
+           sums_elements<T>(blocks.rows, blocks.columns) + lanes<T> * depth_block<T>;
   } else {
     for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
       const GemmBlocks<T> blocks(correlation(p, pass, phase));

@@ -63,7 +63,7 @@ PYCONV_INLINE i64 first_source(const AxisMap& axis) {
 }
 
 template <int R>
-PYCONV_INLINE i64 tap_at(const AxisMap& axis, int i) {
+PYCONV_INLINE i64 winograd_tap(const AxisMap& axis, int i) {
   return axis.tap_step < 0 ? R - 1 - i : i;
 }
 
@@ -203,8 +203,9 @@ void winograd_pack(const ConvProblem& p, Pass pass, const void* weights, void* p
           Vec<float> half[alpha][R], column[R], line[alpha];
           for (int j = 0; j < R; ++j) {
             for (int i = 0; i < R; ++i) {
-              const float* at = from + c * q.weight_source + row * q.weight_result +
-                                q.weight_tap(jd, tap_at<R>(q.axis[1], i), tap_at<R>(q.axis[2], j));
+              const float* at =
+                  from + c * q.weight_source + row * q.weight_result +
+                  q.weight_tap(jd, winograd_tap<R>(q.axis[1], i), winograd_tap<R>(q.axis[2], j));
               float values[lanes<float>] = {};
               for (int r = 0; r < count; ++r) values[r] = at[r * q.weight_result];
               column[i] = load(values);
