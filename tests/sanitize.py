@@ -31,12 +31,16 @@ def main():
         environment = os.environ | {
             "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
             # Python keeps memory on purpose; an absurd size must be a MemoryError, not a report.
-            "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
-            "UBSAN_OPTIONS": "print_stacktrace=1",
+            "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:log_path={folder}/report",
+            "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={folder}/report",
             "PYCONV_SANITIZED": "1",  # tests that limit the address space cannot run
         }
         command = [python, "-P", "-m", "pytest", "-x", "--ignore=tests/test_house.py"]
-        sys.exit(subprocess.call([*command, *sys.argv[1:]], cwd=ROOT, env=environment))
+        code = subprocess.call([*command, *sys.argv[1:]], cwd=ROOT, env=environment)
+        reports = sorted(pathlib.Path(folder).glob("report*"))  # pytest would have swallowed them
+        for report in reports:
+            print(report.read_text(), file=sys.stderr)
+        sys.exit(code or len(reports))
 
 
 if __name__ == "__main__":

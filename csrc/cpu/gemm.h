@@ -14,6 +14,7 @@
 #include "border.h"
 #include "epilogue.h"
 #include "im2col.h"
+#include "reduce.h"
 
 namespace pyconv::PYCONV_TARGET {
 
@@ -411,14 +412,7 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
         }
       }
   });
-  if (blocks.parts == 1) return;
-  parallel_for(ceil_div(filters, 4096), b.threads, [&](i64 block, int) {
-    for (i64 i = block * 4096; i < min_of(filters, (block + 1) * 4096); ++i) {
-      T sum = partial[i];
-      for (i64 part = 1; part < blocks.parts; ++part) sum += partial[part * filters + i];
-      dw[i] = sum;
-    }
-  });
+  if (blocks.parts > 1) add_parts(partial, blocks.parts, filters, dw, b.threads);
 }
 
 template <class T>

@@ -1,3 +1,5 @@
+// Sums over what tasks have summed apart, in one order.
+//
 // db[k] = sum of dy over images and pixels, in one order: vectors of partial sums flushed every
 // block of pixels, which bounds the rounding error of long sums.
 #pragma once
@@ -6,6 +8,18 @@
 #include "parallel.h"
 
 namespace pyconv::PYCONV_TARGET {
+
+// to[i] = sum over parts of partial[part, i].
+template <class T>
+void add_parts(const T* partial, i64 parts, i64 size, T* to, int threads) {
+  parallel_for(ceil_div(size, 4096), threads, [&](i64 block, int) {
+    for (i64 i = block * 4096; i < min_of(size, (block + 1) * 4096); ++i) {
+      T sum = partial[i];
+      for (i64 part = 1; part < parts; ++part) sum += partial[part * size + i];
+      to[i] = sum;
+    }
+  });
+}
 
 template <class T>
 void bwd_bias(const ConvProblem& p, const Buffers& b) {

@@ -131,7 +131,7 @@ PYCONV_INLINE void winograd_input(const Correlation& q, const float* const* plan
     for (int e = 0; e < (whole ? pitch : M * width); e += width) {
       Vec<float> d[alpha];
       for (int i = 0; i < alpha; ++i) d[i] = load(rows[i] + e);
-      transform_input<Vec<float>, float>(d);
+      transform_input<float>(d);
       for (int i = 0; i < alpha; ++i) store(line + b * all + i * pitch + e, d[i]);
     }
   }
@@ -140,7 +140,7 @@ PYCONV_INLINE void winograd_input(const Correlation& q, const float* const* plan
     for (int b = 0; b < parts; ++b) at[b] = line + i * pitch + b * (whole ? M : all);
     Vec<float> d[alpha];
     load_phases<M>(at, d);
-    transform_input<Vec<float>, float>(d);
+    transform_input<float>(d);
     for (int j = 0; j < alpha; ++j) store_first(v + (i * alpha + j) * xi_stride, d[j], count);
   }
 }
@@ -210,11 +210,11 @@ void winograd_pack(const ConvProblem& p, Pass pass, const void* weights, void* p
               for (int r = 0; r < count; ++r) values[r] = at[r * q.weight_result];
               column[i] = load(values);
             }
-            transform_filter<R, Vec<float>, float>(column, line);
+            transform_filter<R, float>(column, line);
             for (int i = 0; i < alpha; ++i) half[i][j] = line[i];
           }
           for (int i = 0; i < alpha; ++i) {
-            transform_filter<R, Vec<float>, float>(half[i], line);
+            transform_filter<R, float>(half[i], line);
             float* to = out + i * alpha * winograd_u_stride(q) + k * rows + row;
             for (int j = 0; j < alpha; ++j)
               store_first(to + j * winograd_u_stride(q), line[j], count);
@@ -341,13 +341,13 @@ void winograd_phase(const ConvProblem& p, const Correlation& q, const float* u, 
               for (int j = 0; j < alpha; ++j) {
                 Vec<float> m[alpha], y[M];
                 for (int i = 0; i < alpha; ++i) m[i] = load(from + (i * alpha + j) * sums_stride);
-                transform_output<M, Vec<float>, float>(m, y);
+                transform_output<M, float>(m, y);
                 for (int i = 0; i < M; ++i) half[i][j] = y[i];
               }
               float image[M][M * width];
               for (int i = 0; i < M; ++i) {
                 Vec<float> y[M];
-                transform_output<M, Vec<float>, float>(half[i], y);
+                transform_output<M, float>(half[i], y);
                 for (int j = 0; j < M; ++j) bad += y[j] - y[j];  // 0, or NaN for NaN and Inf
                 store_phases<M>(y, image[i]);
               }

@@ -11,13 +11,14 @@ constexpr int alpha = 6;  // tile edge
 constexpr double point_a = 0.625, point_b = 1.5;
 constexpr double a2 = point_a * point_a, b2 = point_b * point_b;
 
+// (Vec<T> is no template argument here: as one it would lose its alignment of a single element.)
 // B^T of one column or row: six values in, six out.
-template <class V, class S>
-PYCONV_INLINE void transform_input(V (&d)[alpha]) {
-  const V even_a = d[4] - d[2] * S(b2), odd_a = (d[3] - d[1] * S(b2)) * S(point_a);
-  const V even_b = d[4] - d[2] * S(a2), odd_b = (d[3] - d[1] * S(a2)) * S(point_b);
-  const V first = d[4] - d[2] * S(a2 + b2) + d[0] * S(a2 * b2);
-  const V last = d[5] - d[3] * S(a2 + b2) + d[1] * S(a2 * b2);
+template <class T>
+PYCONV_INLINE void transform_input(Vec<T> (&d)[alpha]) {
+  const Vec<T> even_a = d[4] - d[2] * T(b2), odd_a = (d[3] - d[1] * T(b2)) * T(point_a);
+  const Vec<T> even_b = d[4] - d[2] * T(a2), odd_b = (d[3] - d[1] * T(a2)) * T(point_b);
+  const Vec<T> first = d[4] - d[2] * T(a2 + b2) + d[0] * T(a2 * b2);
+  const Vec<T> last = d[5] - d[3] * T(a2 + b2) + d[1] * T(a2 * b2);
   d[0] = first;
   d[1] = even_a + odd_a;
   d[2] = even_a - odd_a;
@@ -27,35 +28,35 @@ PYCONV_INLINE void transform_input(V (&d)[alpha]) {
 }
 
 // A^T: six values in, M out.
-template <int M, class V, class S>
-PYCONV_INLINE void transform_output(const V (&m)[alpha], V (&y)[M]) {
-  const V sum_a = m[1] + m[2], dif_a = m[1] - m[2], sum_b = m[3] + m[4], dif_b = m[3] - m[4];
+template <int M, class T>
+PYCONV_INLINE void transform_output(const Vec<T> (&m)[alpha], Vec<T> (&y)[M]) {
+  const Vec<T> sum_a = m[1] + m[2], dif_a = m[1] - m[2], sum_b = m[3] + m[4], dif_b = m[3] - m[4];
   y[0] = m[0] + sum_a + sum_b;
-  y[1] = dif_a * S(point_a) + dif_b * S(point_b);
+  y[1] = dif_a * T(point_a) + dif_b * T(point_b);
   if constexpr (M == 4) {
-    y[2] = sum_a * S(a2) + sum_b * S(b2);
-    y[3] = dif_a * S(a2 * point_a) + dif_b * S(b2 * point_b);
+    y[2] = sum_a * T(a2) + sum_b * T(b2);
+    y[3] = dif_a * T(a2 * point_a) + dif_b * T(b2 * point_b);
   }
   y[M - 1] += m[5];
 }
 
 // G: R taps in, six values out.
-template <int R, class V, class S>
-PYCONV_INLINE void transform_filter(const V (&g)[R], V (&u)[alpha]) {
+template <int R, class T>
+PYCONV_INLINE void transform_filter(const Vec<T> (&g)[R], Vec<T> (&u)[alpha]) {
   constexpr double scale_a = 1 / (2 * a2 * (a2 - b2)), scale_b = 1 / (2 * b2 * (b2 - a2));
-  V even_a = g[0] + g[2] * S(a2), odd_a = g[1] * S(point_a);
-  V even_b = g[0] + g[2] * S(b2), odd_b = g[1] * S(point_b);
+  Vec<T> even_a = g[0] + g[2] * T(a2), odd_a = g[1] * T(point_a);
+  Vec<T> even_b = g[0] + g[2] * T(b2), odd_b = g[1] * T(point_b);
   if constexpr (R == 5) {
-    even_a += g[4] * S(a2 * a2);
-    odd_a += g[3] * S(a2 * point_a);
-    even_b += g[4] * S(b2 * b2);
-    odd_b += g[3] * S(b2 * point_b);
+    even_a += g[4] * T(a2 * a2);
+    odd_a += g[3] * T(a2 * point_a);
+    even_b += g[4] * T(b2 * b2);
+    odd_b += g[3] * T(b2 * point_b);
   }
-  u[0] = g[0] * S(1 / (a2 * b2));
-  u[1] = (even_a + odd_a) * S(scale_a);
-  u[2] = (even_a - odd_a) * S(scale_a);
-  u[3] = (even_b + odd_b) * S(scale_b);
-  u[4] = (even_b - odd_b) * S(scale_b);
+  u[0] = g[0] * T(1 / (a2 * b2));
+  u[1] = (even_a + odd_a) * T(scale_a);
+  u[2] = (even_a - odd_a) * T(scale_a);
+  u[3] = (even_b + odd_b) * T(scale_b);
+  u[4] = (even_b - odd_b) * T(scale_b);
   u[5] = g[R - 1];
 }
 

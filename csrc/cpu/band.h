@@ -1,0 +1,241 @@
+// A band: the source pixels a tile of results needs, copied so that every tap of the filter is one
+// offset.
+//
+//   result o of the tile, tap j:  band[offset(j) + o],  in all three axes at once
+//
+// Along an axis a run holds source positions `step` apart, so that neighbouring results read
+// neighbouring elements: one run for step 1, one for each phase of a larger step, or one for each
+// tap where dilation would leave mostly gaps. Borders are filled in here; the loops over a band
+// know neither edges, steps, dilation nor layout.
+#pragma once
+#include "im2col.h"
+
+namespace pyconv::PYCONV_TARGET {
+
+PYCONV_INLINE i64 floor_div(i64 a, i64 b) {
+  return a / b - (a % b < 0);
+}
+
+// One axis of a band for `count` results and the taps from `tap0` on.
+struct BandAxis {
+  AxisMap map;
+  i64 tap0, taps, count;
+  bool by_tap;
+  i64 every;         // positions from phase to phase
+  i64 least;         // steps from result 0's own position to the first element of a run
+  i64 runs, length;  // elements of a run
+
+  BandAxis() = default;
+  BandAxis(const AxisMap& m, i64 results, i64 first_tap, i64 tap_count)
+      : map(m), tap0(first_tap), taps(tap_count), count(results) {
+    const i64 reach = m.tap_step * (taps - 1);
+    every = greatest_common_divisor(m.step, m.tap_step < 0 ? -m.tap_step : m.tap_step);
+    runs = m.step / every;
+    length = count + ceil_div(reach < 0 ? -reach : reach, m.step);
+    least = floor_div(tap0 * m.tap_step + min_of<i64>(0, reach), m.step);
+    by_tap = double(runs) * double(length) > double(taps) * double(count);
+    if (by_tap) runs = taps, length = count;
+  }
+
+  // Source position of a run's first element, for the tile that begins at result `o`.
+  PYCONV_INLINE i64 start(i64 run, i64 o) const {
+    return by_tap ? map.source(o, tap0 + run) : map.source(o, 0) + every * run + least * map.step;
+  }
+  PYCONV_INLINE i64 run_of(i64 j) const {
+    const i64 at = (tap0 + j) * map.tap_step;
+    return by_tap ? j : (at - floor_div(at, map.step) * map.step) / every;
+  }
+  PYCONV_INLINE i64 shift_of(i64 j) const {
+    return by_tap ? 0 : floor_div((tap0 + j) * map.tap_step, map.step) - least;
+  }
+};
+
+struct Tap {
+  i64 source, weight;  // offsets in a channel of the band and in its filter
+};
+
+// Channels [runs of W][rows: runs of D, D, runs of H, H][W].
+struct Band {
+  BandAxis axis[3];
+  i64 row, plane, channel;  // elements
+
+  Band() = default;
+  Band(const Correlation& q, const i64 (&results)[3], const i64 (&tap0)[3], const i64 (&taps)[3]) {
+    for (int a = 0; a < 3; ++a) axis[a] = BandAxis(q.axis[a], results[a], tap0[a], taps[a]);
+    row = axis[2].length;
+    plane = axis[0].runs * axis[0].length * axis[1].runs * axis[1].length * row;
+    channel = axis[2].runs * plane;
+    // Channels a multiple of 4 KB apart would share the sets of an L1 cache.
+    channel = round_up(channel, 16);
+    channel += channel % 512 == 0 ? 16 : 0;
+  }
+
+  void list_taps(const Correlation& q, Tap* to) const {
+    const BandAxis &D = axis[0], &H = axis[1], &W = axis[2];
+    for (i64 jd = 0; jd < D.taps; ++jd)
+      for (i64 jh = 0; jh < H.taps; ++jh) {
+        const i64 d = D.run_of(jd) * D.length + D.shift_of(jd);
+        const i64 h = H.run_of(jh) * H.length + H.shift_of(jh);
+        const i64 rows = (d * H.runs * H.length + h) * row;
+        for (i64 jw = 0; jw < W.taps; ++jw)
+          *to++ = {W.run_of(jw) * plane + rows + W.shift_of(jw),
+                   q.weight_tap(D.tap0 + jd, H.tap0 + jh, W.tap0 + jw)};
+      }
+  }
+};
+
+// A phase cut into tiles of whole or part lines, its filter into boxes of taps (nearly always one);
+// all but the last of an axis are equal.
+struct BandTiles {
+  i64 columns, column_tiles, lines, line_blocks;  // of results
+  i64 taps[3], boxes[3];                          // taps of a box; boxes
+
+  BandTiles() = default;
+  // About `target` results in a tile. A box has at most 1024 taps, a channel of its band at most
+  // 2^20 elements.
+  BandTiles(const Correlation& q, i64 target) {
+    const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
+    const i64 apart = W.tap_step < 0 ? -W.tap_step : W.tap_step;
+    const i64 reach = ceil_div((W.taps - 1) * apart, W.step);
+    const i64 widest = max_of(target, min_of<i64>(2 * reach, 4096));
+    column_tiles = ceil_div(W.count, widest);
+    columns = column_tiles == 1 ? W.count : round_up(ceil_div(W.count, column_tiles), 16);
+    column_tiles = ceil_div(W.count, columns);
+    cut_taps(2, W, columns, 1024, 1 << 16);
+    const BandAxis across(W, columns, 0, taps[2]);
+    const i64 row = across.runs * across.length;
+
+    cut_lines(H, max_of<i64>(1, min_of(target / across.length, (1 << 18) / row)));
+    cut_taps(1, H, lines, max_of<i64>(1, 1024 / taps[2]), (1 << 20) / row);
+    const BandAxis down(H, lines, 0, taps[1]);
+    cut_taps(0, D, 1, max_of<i64>(1, 1024 / taps[2] / taps[1]),
+             (1 << 20) / (row * down.runs * down.length));
+  }
+
+  void cut_lines(const AxisMap& H, i64 most) {
+    line_blocks = ceil_div(H.count, most);
+    lines = ceil_div(H.count, line_blocks);
+    line_blocks = ceil_div(H.count, lines);
+  }
+
+  PYCONV_INLINE i64 box_count() const { return boxes[0] * boxes[1] * boxes[2]; }
+  PYCONV_INLINE i64 box_taps() const { return taps[0] * taps[1] * taps[2]; }
+
+  Band box(const Correlation& q, i64 index) const {
+    const i64 place[3] = {index / boxes[2] / boxes[1], index / boxes[2] % boxes[1],
+                          index % boxes[2]};
+    const i64 results[3] = {1, lines, columns};
+    i64 tap0[3], count[3];
+    for (int a = 0; a < 3; ++a) {
+      tap0[a] = place[a] * taps[a];
+      count[a] = min_of(taps[a], q.axis[a].taps - tap0[a]);
+    }
+    return Band(q, results, tap0, count);
+  }
+
+ private:
+  // Boxes of at most `most` taps, whose runs hold at most `elements`.
+  void cut_taps(int a, const AxisMap& m, i64 results, i64 most, i64 elements) {
+    const BandAxis whole(m, results, 0, m.taps);
+    if (double(whole.runs) * double(whole.length) > double(elements))
+      most = min_of(most, max_of<i64>(1, elements / results));
+    boxes[a] = ceil_div(m.taps, most);
+    taps[a] = ceil_div(m.taps, boxes[a]);
+    boxes[a] = ceil_div(m.taps, taps[a]);
+  }
+};
+
+// Vectors over the results of a tile: across its lines and the gaps between them, or line by line.
+struct Sweep {
+  bool flat;
+  i64 lines, vectors;  // runs, and vectors of each
+
+  PYCONV_INLINE Sweep(bool is_flat, const Band& band, i64 tile_lines, i64 columns, int width)
+      : flat(is_flat),
+        lines(flat ? 1 : tile_lines),
+        vectors(ceil_div(flat ? (tile_lines - 1) * band.row + columns : columns, i64(width))) {}
+};
+
+// A run across a source row: elements [low, high) lie inside, the others follow the border.
+struct Run {
+  i64 start, step, count, low, high;
+
+  Run(const BandAxis& axis, i64 run, i64 o, i64 results)
+      : start(axis.start(run, o)), step(axis.map.step), count(axis.length - axis.count + results) {
+    const i64 size = axis.map.source_size;
+    low = start < 0 ? min_of(count, ceil_div(-start, step)) : 0;
+    high = start >= size ? 0 : min_of(count, ceil_div(size - start, step));
+    high = max_of(low, high);
+  }
+};
+
+// border_index, with a zero for what no result needs: a run also holds positions between taps.
+PYCONV_INLINE i64 border_position(i64 i, i64 size, Border border) {
+  const i64 at = border_index(i, size, border);
+  return at >= 0 && at < size ? at : -1;
+}
+
+// Elements of a run are written in ascending order, and up to a vector beyond its end: what follows
+// is filled later. `row`: the source row's first pixel; `pixel` elements from pixel to pixel;
+// nothing from `end` on is read.
+template <class T>
+PYCONV_INLINE void fill_run(const T* row, i64 pixel, i64 size, const T* end, const Run& run,
+                            Border border, T* to) {
+  auto zeros = [&](i64 i, i64 last) __attribute__((always_inline)) {
+    if (i < last) store(to + i, Vec<T>{});  // one is nearly always enough, and no call of memset
+    for (i += lanes<T>; i < last; i += lanes<T>) store(to + i, Vec<T>{});
+  };
+  zeros(0, run.low);
+  const T* from = row + run.start * pixel;
+  const i64 step = run.step * pixel;
+  i64 i = run.low;
+  if (step == 1) {
+    for (; i < run.high && from + i + lanes<T> <= end; i += lanes<T>) store(to + i, load(from + i));
+  } else if (step == 2) {
+    for (; i < run.high && from + 2 * (i + lanes<T>) <= end; i += lanes<T>)
+      store(to + i, every_other<T>(load(from + 2 * i), load(from + 2 * i + lanes<T>), 0));
+  }
+  for (; i < run.high; ++i) to[i] = from[i * step];
+  zeros(run.high, run.count);
+  if (border == Border::zeros) return;
+  auto outside = [&](i64 e) {
+    const i64 at = border_position(run.start + e * run.step, size, border);
+    if (at >= 0) to[e] = row[at * pixel];
+  };
+  for (i = 0; i < run.low; ++i) outside(i);
+  for (i = run.high; i < run.count; ++i) outside(i);
+}
+
+// A tile of results begins at at[] and has results[] of them; `source` is the image of its first
+// channel, `end` the end of all images.
+template <class T>
+PYCONV_NOINLINE void fill_band(const Correlation& q, const Band& band, const T* source,
+                               const T* end, i64 channels, const i64 (&at)[3],
+                               const i64 (&results)[3], T* to) {
+  const BandAxis &D = band.axis[0], &H = band.axis[1], &W = band.axis[2];
+  const i64 pixel = q.source.axis[2], rows = H.length - H.count + results[1];
+  for (i64 c = 0; c < channels; ++c)
+    for (i64 w = 0; w < W.runs; ++w) {
+      const Run across(W, w, at[2], results[2]);
+      for (i64 dr = 0; dr < D.runs * D.length; ++dr) {
+        const i64 d = border_position(D.start(dr / D.length, at[0]) + dr % D.length * D.map.step,
+                                      D.map.source_size, q.border);
+        const T* image = source + c * q.source.c + d * q.source.axis[0];
+        for (i64 hr = 0; hr < H.runs; ++hr) {
+          const i64 start = H.start(hr, at[1]);
+          T* line =
+              to + c * band.channel + w * band.plane + (dr * H.runs + hr) * H.length * band.row;
+          for (i64 i = 0; i < rows; ++i, line += band.row) {
+            const i64 h = border_position(start + i * H.map.step, H.map.source_size, q.border);
+            if (d < 0 || h < 0)
+              for (i64 e = 0; e < across.count; e += lanes<T>) store(line + e, Vec<T>{});
+            else
+              fill_run(image + h * q.source.axis[1], pixel, W.map.source_size, end, across,
+                       q.border, line);
+          }
+        }
+      }
+    }
+}
+
+}  // namespace pyconv::PYCONV_TARGET
