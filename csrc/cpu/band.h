@@ -186,16 +186,18 @@ PYCONV_INLINE void fill_run(const T* row, i64 pixel, i64 size, const T* end, con
     for (i += lanes<T>; i < last; i += lanes<T>) store(to + i, Vec<T>{});
   };
   zeros(0, run.low);
-  const T* from = row + run.start * pixel;
-  const i64 step = run.step * pixel;
-  i64 i = run.low;
+  const i64 step = run.step * pixel, inside = run.high - run.low;
+  // The first element inside: the run itself may begin further out than a pointer reaches.
+  const T* from = inside > 0 ? row + (run.start + run.low * run.step) * pixel : row;
+  T* into = to + run.low;
+  i64 i = 0;
   if (step == 1) {
-    for (; i < run.high && from + i + lanes<T> <= end; i += lanes<T>) store(to + i, load(from + i));
+    for (; i < inside && from + i + lanes<T> <= end; i += lanes<T>) store(into + i, load(from + i));
   } else if (step == 2) {
-    for (; i < run.high && from + 2 * (i + lanes<T>) <= end; i += lanes<T>)
-      store(to + i, every_other<T>(load(from + 2 * i), load(from + 2 * i + lanes<T>), 0));
+    for (; i < inside && from + 2 * (i + lanes<T>) <= end; i += lanes<T>)
+      store(into + i, every_other<T>(load(from + 2 * i), load(from + 2 * i + lanes<T>), 0));
   }
-  for (; i < run.high; ++i) to[i] = from[i * step];
+  for (; i < inside; ++i) into[i] = from[i * step];
   zeros(run.high, run.count);
   if (border == Border::zeros) return;
   auto outside = [&](i64 e) {

@@ -2,7 +2,7 @@
 #include "../kernels.h"
 
 #include "direct.h"
-#include "gemm.h"
+#include "gemm_weight.h"
 #include "pointwise.h"
 #include "pool.h"
 #include "reduce.h"

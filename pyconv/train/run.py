@@ -136,7 +136,8 @@ class Trained:
         try:
             self.config: dict[str, Any] = json.loads(path.read_text())
             self.image = tuple(map(int, self.config["image"]))
-            self.size: tuple[int, int] = tuple(map(int, self.config["size"]))  # type: ignore[assignment]
+            high, wide = self.config["size"]
+            self.size = int(high), int(wide)
             self.classes: list[str] = list(map(str, self.config["classes"]))
             prepare = Standardize(tuple(self.config["mean"]), tuple(self.config["std"]))
         except (ValueError, KeyError, TypeError) as error:
