@@ -114,8 +114,11 @@ PYCONV_HD inline i64 phase_count(const ConvProblem& p, Pass pass, int a) {
 
 // Whether some results belong to no phase.
 PYCONV_HD inline bool has_untapped_results(const ConvProblem& p, Pass pass) {
-  for (int a = 0; a < 3 && pass == Pass::bwd_data; ++a)
-    if (phase_count(p, pass, a) < (p.stride[a] < p.in[a] ? p.stride[a] : p.in[a])) return true;
+  for (int a = 0; a < 3 && pass == Pass::bwd_data; ++a) {
+    i64 reached = 0;
+    for (i64 t0 = 0; t0 < phase_count(p, pass, a); ++t0) reached += backward_axis(p, a, t0).count;
+    if (reached < p.in[a]) return true;
+  }
   return false;
 }
 

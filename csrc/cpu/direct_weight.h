@@ -43,16 +43,16 @@ PYCONV_NOINLINE void sum_pixels(const PixelSum<T>& a, const i64* offsets, T* sum
     for (i64 i = 0; i < a.vectors * lanes<T>; i += lanes<T>) {
       if constexpr (ROWS < COLUMNS) {
         Vec<T> left[ROWS];
-        unrolled<ROWS>([&](auto r) PYCONV_ALWAYS { left[r] = load(dy + r * a.dy_row + i); });
+        unrolled<ROWS>([&](auto r) PYCONV_ALWAYS { left[r] = load_once(dy + r * a.dy_row + i); });
         unrolled<COLUMNS>([&](auto c) PYCONV_ALWAYS {
-          const Vec<T> right = load(x[c] + i);
+          const Vec<T> right = load_once(x[c] + i);
           unrolled<ROWS>([&](auto r) PYCONV_ALWAYS { tile[r][c] += left[r] * right; });
         });
       } else {
         Vec<T> right[COLUMNS];
-        unrolled<COLUMNS>([&](auto c) PYCONV_ALWAYS { right[c] = load(x[c] + i); });
+        unrolled<COLUMNS>([&](auto c) PYCONV_ALWAYS { right[c] = load_once(x[c] + i); });
         unrolled<ROWS>([&](auto r) PYCONV_ALWAYS {
-          const Vec<T> left = load(dy + r * a.dy_row + i);
+          const Vec<T> left = load_once(dy + r * a.dy_row + i);
           unrolled<COLUMNS>([&](auto c) PYCONV_ALWAYS { tile[r][c] += left * right[c]; });
         });
       }
