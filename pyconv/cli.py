@@ -100,8 +100,10 @@ _CONFIG = ("model", "data", "epochs", "batch_size", "lr", "optimizer", "schedule
 
 def _train(args: argparse.Namespace) -> int:
     import pyconv
+    from pyconv.nn.files import safetensors_module
     from pyconv.train.run import Config, Interrupted, read_config, run
 
+    safetensors_module()  # tell now, not after an epoch, what the checkpoint would lack
     if args.threads is not None:
         pyconv.set_num_threads(args.threads)
     given = {name: getattr(args, name) for name in _CONFIG if getattr(args, name) is not None}

@@ -187,3 +187,14 @@ def test_a_missing_extra_says_what_to_install(trained, tmp_path, module, extra):
     )
     assert done.returncode == (0 if module == "matplotlib" else 1)
     assert f"pip install 'pyconv-engine[{extra}]'" in done.stderr
+
+
+def test_train_tells_of_a_missing_extra_before_it_trains(tmp_path):
+    code = "import sys; sys.modules['safetensors'] = None; from pyconv.cli import main; "
+    code += f"sys.exit(main(['train', '--out', {str(tmp_path / 'run')!r}]))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "pip install 'pyconv-engine[train]'" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -60,7 +60,7 @@ def write(
     path: str | os.PathLike[str], tensors: Mapping[str, Array], header: dict[str, Any]
 ) -> None:
     """Write tensors and a JSON-able header to a file that `read` verifies."""
-    from_numpy = _safetensors().save
+    from_numpy = safetensors_module().save
     signed = {"format": FORMAT, "sha256": _UNSIGNED} | header
     data = from_numpy(
         {name: np.asarray(value, order="C") for name, value in tensors.items()},
@@ -72,7 +72,7 @@ def write(
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
     """Tensors and header of a file that `write` made; FormatError where a byte has changed."""
-    to_numpy = _safetensors().load
+    to_numpy = safetensors_module().load
     name = os.fspath(path)
     data = Path(path).read_bytes()
     try:
@@ -112,7 +112,7 @@ def replace(path: str | os.PathLike[str], data: bytes) -> None:
         os.close(directory)
 
 
-def _safetensors() -> ModuleType:
+def safetensors_module() -> ModuleType:
     try:
         import safetensors.numpy
     except ImportError as error:
