@@ -186,7 +186,7 @@ PYCONV_INLINE void fill_run(const T* row, i64 pixel, i64 size, const T* end, con
     for (i += lanes<T>; i < last; i += lanes<T>) store(to + i, Vec<T>{});
   };
   zeros(0, run.low);
-  const i64 step = run.step * pixel, inside = run.high - run.low;
+  const i64 inside = run.high - run.low, step = inside > 1 ? run.step * pixel : 1;
   // The first element inside: the run itself may begin further out than a pointer reaches.
   const T* from = inside > 0 ? row + (run.start + run.low * run.step) * pixel : row;
   T* into = to + run.low;

@@ -24,6 +24,7 @@ struct DirectBlocks {
   i64 task_blocks;       // of a task
   BandTiles tiles;
   i64 channels;    // source channels of a chunk
+  i64 planes;      // groups of images in a task
   int tile_lines;  // of sum_lines, or 0 for sum_taps
   bool flat;       // runs of vectors cross lines
   bool chunked;    // sums wait in scratch for the next chunk
@@ -31,12 +32,14 @@ struct DirectBlocks {
   Band band;  // of the first box, the largest
   i64 table_bytes, band_elements, sums_elements;
 
-  explicit DirectBlocks(const Correlation& q) {
+  // `beside`: blocks of the phase whose results lie between these, if they share tasks.
+  explicit DirectBlocks(const Correlation& q, const DirectBlocks* beside = nullptr) {
     row_blocks = ceil_div(q.result_channels, i64(direct_rows));
     rows = ceil_div(q.result_channels, row_blocks);
     row_blocks = ceil_div(q.result_channels, rows);
     // 16 KB of sums: with a row of the band for each tap they stay in an L1 cache.
     tiles = BandTiles(q, max_of<i64>(16 * 1024 / i64(sizeof(T)) / rows, 8 * lanes<T>));
+    if (beside) tiles.columns = beside->tiles.columns, tiles.lines = beside->tiles.lines;
     choose_tile(q);
 
     // Enough tasks for several threads, but none below about 2^17 products. (Boxes of taps are cut
@@ -44,16 +47,15 @@ struct DirectBlocks {
     const AxisMap& H = q.axis[1];
     const i64 tasks = q.n * q.groups * q.axis[0].count * tiles.column_tiles;
     i64 lines = tiles.lines;
-    while (lines > 1 && tasks * ceil_div(H.count, lines) < 16 &&
+    while (!beside && lines > 1 && tasks * ceil_div(H.count, lines) < 16 &&
            lines * tiles.columns * q.depth() * q.result_channels > (1 << 17))
       lines = ceil_div(lines, 2);
     if (tile_lines) lines = round_up(lines, tile_lines);
-    tiles.cut_lines(H, lines);
+    if (!beside) tiles.cut_lines(H, lines);
 
     band = tiles.box(q, 0);
     const i64 quarter_mb = (1 << 18) / i64(sizeof(T));
     channels = max_of<i64>(1, min_of(q.source_channels, quarter_mb / band.channel));
-    band_elements = round_up(channels * band.channel + lanes<T> + tile_lines * band.row, 16);
     chunked = channels < q.source_channels || tiles.box_count() > 1;
 
     const Sweep across(true, band, tiles.lines, tiles.columns, lanes<T>);
@@ -66,211 +68,369 @@ struct DirectBlocks {
     task_blocks = min_of<i64>(row_blocks, 8);
     while (task_blocks > 1 && tasks * tiles.line_blocks * ceil_div(row_blocks, task_blocks) < 16)
       task_blocks = ceil_div(task_blocks, 2);
-    sums_elements = round_up((chunked ? task_blocks : 1) * rows * sums_row, 16);
-    table_bytes = tile_lines ? list_lines(q, band, tile_lines, nullptr) * i64(sizeof(LineTap))
-                             : tiles.box_taps() * i64(sizeof(Tap));
+    // What a task costs beside its sums is shared by several small images, 16 KB of them.
+    planes = q.layout == Layout::nchw && !chunked
+                 ? min_of(16 * 1024 / (channels * band.channel * i64(sizeof(T))), tasks / 16)
+                 : 1;
+    planes = beside ? beside->planes : max_of<i64>(1, planes);
+    band_elements =
+        round_up(planes * channels * band.channel + lanes<T> + tile_lines * band.row, 16);
+    sums_elements = round_up((chunked ? task_blocks : planes) * rows * sums_row, 16);
+    table_bytes =
+        tile_lines ? LineTables::bytes(band, tile_lines) : tiles.box_taps() * i64(sizeof(Tap));
+    table_bytes = round_up(table_bytes, 64);
   }
 
+  i64 tasks(const Correlation& q) const {
+    return ceil_div(q.n * q.groups, planes) * q.axis[0].count * tiles.line_blocks *
+           tiles.column_tiles * ceil_div(row_blocks, task_blocks);
+  }
   std::size_t scratch_bytes() const {
-    return std::size_t(round_up(tiles.box_count() > 1 ? table_bytes : 0, 64)) +
+    return std::size_t(tiles.box_count() > 1 ? table_bytes : 0) +
            std::size_t(band_elements + sums_elements) * sizeof(T);
   }
 
  private:
-  // Whole lines of one channel, if they fill their vectors and the filter has lines to share.
+  // Whole lines of one channel, if the filter has lines to share and they do not leave so many
+  // lanes empty that runs across lines are faster.
   void choose_tile(const Correlation& q) {
     tile_lines = 0;
-    if (rows > 1 || tiles.box_count() > 1 || tiles.taps[1] == 1 || tiles.box_taps() > 128) return;
-    const i64 vectors = ceil_div(tiles.columns, lanes<T>);
+    if (rows > 1 || tiles.box_count() > 1 || tiles.taps[1] == 1 || tiles.box_taps() > 256) return;
     const Band box = tiles.box(q, 0);
-    if (box.axis[1].by_tap || 2 * vectors * lanes<T> > 3 * box.row) return;
-    tile_lines = vectors <= tile_sums / 8 ? 8 : 4;
+    if (!LineTables::fit(box)) return;
+    const Sweep across(true, box, tiles.lines, tiles.columns, lanes<T>);
+    const Sweep by_line(false, box, tiles.lines, tiles.columns, lanes<T>);
+    if (3 * by_line.lines * by_line.vectors > 5 * across.vectors) return;
+    tile_lines = lines_beside<T>(by_line.vectors);
   }
 
   // Cycles for one tap of a run: FMAs and loads go two a cycle, an FMA takes 4.
   double run_cost(i64 vectors) const {
-    const i64 widest = direct_vectors(int(rows)), tiles = ceil_div(vectors, widest);
-    const double width = double(vectors) / double(tiles);
+    const i64 widest = direct_vectors(int(rows)), runs = ceil_div(vectors, widest);
+    const double width = double(vectors) / double(runs);
     const double products = double(rows) * width / 2, loads = width + double(rows) / 2;
-    return double(tiles) * max_of(4.0, max_of(products, loads));
+    return double(runs) * max_of(4.0, max_of(products, loads));
   }
 };
 
 template <class T>
-struct DirectTask {
+PYCONV_INLINE void copy_line(const T* from, T* to, i64 count) {
+  i64 i = 0;
+  for (; i + lanes<T> <= count; i += lanes<T>) store(to + i, load(from + i));
+  if (i < count) store_first(to + i, load(from + i), int(count - i));
+}
+
+// A tile of results of one or more planes (groups of images).
+struct DirectPlace {
+  i64 plane, planes, row_block;
+  i64 at[3], results[3];
+};
+
+template <class T>
+struct DirectPhase {
   const ConvProblem& p;
   const Correlation& q;
   const DirectBlocks<T>& blocks;
   const Buffers& b;
-  const void* table;  // of the only box, else nullptr
+  char* table;  // of the only box, else nullptr
+  LineTables lines;
 
-  void run(i64 task, char* scratch) const {
+  DirectPhase(const ConvProblem& problem, const Correlation& phase, const DirectBlocks<T>& cut,
+              const Buffers& buffers, char* memory)
+      : p(problem), q(phase), blocks(cut), b(buffers), table(nullptr) {
+    if (blocks.tiles.box_count() > 1) return;
+    table = memory;
+    if (blocks.tile_lines)
+      lines = LineTables(q, blocks.band, blocks.tile_lines, table);
+    else
+      blocks.band.list_taps(q, reinterpret_cast<Tap*>(table));
+  }
+
+  DirectPlace place(i64 task) const {
     const BandTiles& tiles = blocks.tiles;
+    DirectPlace to;
     const i64 parts = ceil_div(blocks.row_blocks, blocks.task_blocks);
-    const i64 block0 = task % parts * blocks.task_blocks;
+    to.row_block = task % parts * blocks.task_blocks;
     task /= parts;
-    i64 at[3];
-    at[2] = task % tiles.column_tiles * tiles.columns;
+    to.at[2] = task % tiles.column_tiles * tiles.columns;
     task /= tiles.column_tiles;
-    at[1] = task % tiles.line_blocks * tiles.lines;
+    to.at[1] = task % tiles.line_blocks * tiles.lines;
     task /= tiles.line_blocks;
-    at[0] = task % q.axis[0].count;
-    task /= q.axis[0].count;
-    const i64 group = task % q.groups, n = task / q.groups;
-    const i64 results[3] = {1, min_of(tiles.lines, q.axis[1].count - at[1]),
-                            min_of(tiles.columns, q.axis[2].count - at[2])};
+    to.at[0] = task % q.axis[0].count;
+    to.plane = task / q.axis[0].count * blocks.planes;
+    to.planes = min_of(blocks.planes, q.n * q.groups - to.plane);
+    to.results[0] = 1;
+    to.results[1] = min_of(tiles.lines, q.axis[1].count - to.at[1]);
+    to.results[2] = min_of(tiles.columns, q.axis[2].count - to.at[2]);
+    return to;
+  }
 
-    Tap* list = reinterpret_cast<Tap*>(scratch);
-    T* band = reinterpret_cast<T*>(scratch + (table ? 0 : round_up(blocks.table_bytes, 64)));
-    T* sums = band + blocks.band_elements;
+  // Sums of a tile; stored, or left in `sums` (nullptr: in scratch): plane, channel, line.
+  void run(const DirectPlace& to, char* scratch, T* sums, bool stores) const {
+    const BandTiles& tiles = blocks.tiles;
+    Tap* list = reinterpret_cast<Tap*>(table ? table : scratch);
+    T* band = reinterpret_cast<T*>(scratch + (table ? 0 : blocks.table_bytes));
+    if (!sums) sums = band + blocks.band_elements;
+    const i64 n = to.plane / q.groups, group = to.plane % q.groups;
     const T* images = static_cast<const T*>(b.a);
     const T* source = images + n * q.source.n + group * q.source_channels * q.source.c;
-    const T* w = static_cast<const T*>(b.b) + group * q.weight_group;
-    const Epilogue<T> end = epilogue<T>(p, q, b, group);
-    const i64 offset = result_offset(q, {n, {at[0], at[1], at[2]}});
-    const i64 block1 = min_of(blocks.row_blocks, block0 + blocks.task_blocks);
-    const Sweep sweep(blocks.flat, blocks.band, results[1], results[2], lanes<T>);
 
     for (i64 i = 0; i < tiles.box_count(); ++i) {
       const Band box = table ? blocks.band : tiles.box(q, i);
       if (!table) box.list_taps(q, list);
       for (i64 c0 = 0; c0 < q.source_channels; c0 += blocks.channels) {
         const i64 channels = min_of(blocks.channels, q.source_channels - c0);
-        const bool add = i > 0 || c0 > 0;
         const bool last = i + 1 == tiles.box_count() && c0 + channels == q.source_channels;
-        fill_band(q, box, source + c0 * q.source.c, images + q.n * q.source.n, channels, at,
-                  results, band);
-        const T* weights = w + c0 * q.weight_source;
-        if (blocks.tile_lines) {
-          sum_one_channel(box, channels, band, weights, results, add, last, end, offset, sums);
-          continue;
-        }
-        const TapSum<T> a{table ? static_cast<const Tap*>(table) : list,
-                          box.axis[0].taps * box.axis[1].taps * box.axis[2].taps,
-                          channels,
-                          band,
-                          box.channel,
-                          q.weight_source,
-                          q.weight_result,
-                          blocks.sums_row,
-                          add};
-        for (i64 block = block0; block < block1; ++block) {
-          const i64 channel = block * blocks.rows;
-          const int rows = int(min_of(blocks.rows, q.result_channels - channel));
-          T* to = sums + (blocks.chunked ? block - block0 : 0) * blocks.rows * blocks.sums_row;
-          const T* from = weights + channel * q.weight_result;
-          for (i64 line = 0; line < sweep.lines; ++line)
-            sum_run<T, direct_rows>(a, rows, sweep.vectors, from, line * box.row,
-                                    to + line * blocks.sums_line);
-          for (int r = 0; last && r < rows; ++r)
-            store_lines(end, channel + r, offset, results, to + r * blocks.sums_row);
+        fill_band(q, box, source + c0 * q.source.c, images + q.n * q.source.n, to.planes * channels,
+                  to.at, to.results, band);
+        for (i64 plane = 0; plane < to.planes; ++plane) {
+          T* const keep = sums + (blocks.chunked ? 0 : plane) * blocks.rows * blocks.sums_row;
+          const T* from = band + plane * channels * box.channel;
+          if (blocks.tile_lines)
+            sum_channel(box, from, channels, c0, to, to.plane + plane, keep, stores, last);
+          else
+            sum_channels(box, list, from, channels, c0, i > 0 || c0 > 0, to, to.plane + plane, keep,
+                         stores && last);
         }
       }
     }
   }
 
+  bool copies(const Epilogue<T>& end) const {
+    return !end.bias && !end.residual && end.activation == Activation::none;
+  }
+
+ private:
+  void sum_channels(const Band& box, const Tap* list, const T* band, i64 channels, i64 c0, bool add,
+                    const DirectPlace& to, i64 plane, T* sums, bool stores) const {
+    const T* w =
+        static_cast<const T*>(b.b) + plane % q.groups * q.weight_group + c0 * q.weight_source;
+    const Sweep sweep(blocks.flat, box, to.results[1], to.results[2], lanes<T>);
+    const TapSum<T> a{list,
+                      box.axis[0].taps * box.axis[1].taps * box.axis[2].taps,
+                      channels,
+                      band,
+                      box.channel,
+                      q.weight_source,
+                      q.weight_result,
+                      blocks.sums_row,
+                      add};
+    const i64 last = min_of(blocks.row_blocks, to.row_block + blocks.task_blocks);
+    for (i64 block = to.row_block; block < last; ++block) {
+      const i64 channel = block * blocks.rows;
+      const int rows = int(min_of(blocks.rows, q.result_channels - channel));
+      T* block_sums =
+          sums + (blocks.chunked ? block - to.row_block : 0) * blocks.rows * blocks.sums_row;
+      for (i64 line = 0; line < sweep.lines; ++line)
+        sum_run<T, direct_rows>(a, rows, sweep.vectors, w + channel * q.weight_result,
+                                line * box.row, block_sums + line * blocks.sums_line);
+      for (int r = 0; stores && r < rows; ++r)
+        store_lines(to, plane, channel + r, block_sums + r * blocks.sums_row);
+    }
+  }
+
   // Without anything to add, lines go straight to the result.
-  void sum_one_channel(const Band& box, i64 channels, const T* band, const T* w,
-                       const i64 (&results)[3], bool add, bool last, const Epilogue<T>& end,
-                       i64 offset, T* sums) const {
-    const i64 line_step = q.axis[1].result_step * q.result.axis[1];
-    const bool at_once = !blocks.chunked && plain(end);
-    LineSum<T> a{static_cast<const LineTap*>(table),
-                 blocks.table_bytes / i64(sizeof(LineTap)),
+  void sum_channel(const Band& box, const T* band, i64 channels, i64 c0, const DirectPlace& to,
+                   i64 plane, T* sums, bool stores, bool last) const {
+    const i64 group = plane % q.groups;
+    const Epilogue<T> end = epilogue<T>(p, q, b, group);
+    const bool at_once = stores && !blocks.chunked && copies(end) && result_step() == 1;
+    LineSum<T> a{lines.rows,
+                 lines.row_count,
+                 lines.across,
+                 box.axis[2].taps,
                  channels,
                  band,
                  box.channel,
                  q.weight_source,
-                 at_once ? line_step : blocks.sums_line,
+                 lines.weight_line,
+                 at_once ? q.axis[1].result_step * q.result.axis[1] : blocks.sums_line,
                  0,
-                 add};
-    T* to = at_once ? end.out + offset : sums;
-    for (i64 line = 0; line < results[1]; line += blocks.tile_lines) {
-      a.lines = int(min_of<i64>(blocks.tile_lines, results[1] - line));
-      sum_line_block(a, blocks.tile_lines, w, line * box.row, results[2], to + line * a.sums_line);
+                 c0 > 0};
+    const T* w = static_cast<const T*>(b.b) + group * q.weight_group + c0 * q.weight_source;
+    T* out = at_once ? end.out + offset(to, plane) : sums;
+    for (i64 line = 0; line < to.results[1]; line += blocks.tile_lines) {
+      a.lines = int(min_of<i64>(blocks.tile_lines, to.results[1] - line));
+      sum_line_block(a, blocks.tile_lines, w, line * box.row, to.results[2],
+                     out + line * a.sums_line);
     }
-    if (last && !at_once) store_lines(end, 0, offset, results, sums);
+    if (stores && last && !at_once) store_lines(to, plane, 0, sums);
   }
 
-  bool plain(const Epilogue<T>& end) const {
-    return !end.bias && !end.residual && end.activation == Activation::none &&
-           q.axis[2].result_step * q.result.axis[2] == 1;
+  i64 result_step() const { return q.axis[2].result_step * q.result.axis[2]; }
+  i64 offset(const DirectPlace& to, i64 plane) const {
+    return result_offset(q, {plane / q.groups, {to.at[0], to.at[1], to.at[2]}});
   }
 
-  void store_lines(const Epilogue<T>& end, i64 channel, i64 offset, const i64 (&results)[3],
-                   const T* sums) const {
-    const i64 step = q.axis[2].result_step * q.result.axis[2];
-    const i64 line_step = q.axis[1].result_step * q.result.axis[1];
-    offset += channel * q.result.c;
-    const bool copies = plain(end);
-    for (i64 line = 0; line < results[1]; ++line) {
-      if (copies)
-        copy_line(sums, end.out + offset, results[2]);
+  void store_lines(const DirectPlace& to, i64 plane, i64 channel, const T* sums) const {
+    const Epilogue<T> end = epilogue<T>(p, q, b, plane % q.groups);
+    i64 at = offset(to, plane) + channel * q.result.c;
+    for (i64 line = 0; line < to.results[1]; ++line) {
+      if (copies(end) && result_step() == 1)
+        copy_line(sums, end.out + at, to.results[2]);
       else
-        end.store_pixels(sums, channel, offset, step, results[2]);
+        end.store_pixels(sums, channel, at, result_step(), to.results[2]);
       sums += blocks.sums_line;
-      offset += line_step;
+      at += q.axis[1].result_step * q.result.axis[1];
     }
-  }
-
-  static PYCONV_INLINE void copy_line(const T* from, T* to, i64 count) {
-    i64 i = 0;
-    for (; i + lanes<T> <= count; i += lanes<T>) store(to + i, load(from + i));
-    if (i < count) store_first(to + i, load(from + i), int(count - i));
   }
 };
 
 template <class T>
-void direct_phase(const ConvProblem& p, const Correlation& q, const Buffers& b) {
-  if (q.pixels() == 0) return;
-  const DirectBlocks<T> blocks(q);
-  const bool one_box = blocks.tiles.box_count() == 1;
-  if (blocks.tile_lines)
-    list_lines(q, blocks.band, blocks.tile_lines, reinterpret_cast<LineTap*>(b.shared));
-  else if (one_box)
-    blocks.band.list_taps(q, reinterpret_cast<Tap*>(b.shared));
-  const DirectTask<T> tasks{p, q, blocks, b, one_box ? b.shared : nullptr};
-  const i64 count = q.n * q.groups * q.axis[0].count * blocks.tiles.line_blocks *
-                    blocks.tiles.column_tiles * ceil_div(blocks.row_blocks, blocks.task_blocks);
-  // A task of a small image takes as long as handing it out.
-  const i64 some = max_of<i64>(1, min_of<i64>(16, count / (8 * b.threads)));
-  parallel_for(ceil_div(count, some), b.threads, [&](i64 first, int thread) {
-    for (i64 task = first * some; task < min_of(count, (first + 1) * some); ++task)
-      tasks.run(task, b.scratch + std::size_t(thread) * b.scratch_bytes);
-  });
+PYCONV_INLINE i64 pair_row(const DirectBlocks<T>& blocks) {
+  return round_up(2 * round_up(blocks.tiles.columns, lanes<T>), 16);
+}
+
+// Two phases of an input gradient at stride 2 along W, whose results take turns in a row of dx.
+template <class T>
+struct DirectPair {
+  const DirectPhase<T>&even, &odd;
+
+  void run(i64 task, char* scratch) const {
+    const Correlation& q = even.q;
+    const DirectBlocks<T>&first = even.blocks, &second = odd.blocks;
+    DirectPlace to = even.place(task);
+    T* sums = reinterpret_cast<T*>(scratch);
+    T* more = sums + first.sums_elements;
+    T* row = more + second.sums_elements;
+    char* rest = reinterpret_cast<char*>(row + pair_row(first));
+    even.run(to, rest, sums, false);
+    const i64 evens = to.results[2];
+    const i64 odds = min_of(evens, odd.q.axis[2].count - to.at[2]);
+    to.results[2] = odds;
+    if (odds > 0) odd.run(to, rest, more, false);
+    for (i64 plane = 0; plane < to.planes; ++plane) {
+      const Epilogue<T> end = epilogue<T>(even.p, q, even.b, (to.plane + plane) % q.groups);
+      for (i64 r = 0; r < q.result_channels; ++r) {
+        const T* left = sums + (plane * first.rows + r) * first.sums_row;
+        const T* right = more + (plane * second.rows + r) * second.sums_row;
+        for (i64 line = 0; line < to.results[1]; ++line) {
+          for (i64 i = 0; i < evens; i += lanes<T>) {
+            const Vec<T> a = load(left + i), c = load(right + i);
+            store(row + 2 * i, interleaved<T>(a, c, 0));
+            store(row + 2 * i + lanes<T>, interleaved<T>(a, c, 1));
+          }
+          const i64 at = result_offset(q, {(to.plane + plane) / q.groups,
+                                           {to.at[0], to.at[1] + line, to.at[2]}}) +
+                         r * q.result.c;
+          if (even.copies(end))
+            copy_line(row, end.out + at, evens + odds);
+          else
+            end.store_pixels(row, r, at, 1, evens + odds);
+          left += first.sums_line;
+          right += second.sums_line;
+        }
+      }
+    }
+  }
+
+  // Whether two phases can share tasks.
+  static bool fits(const Correlation& a, const Correlation& b) {
+    return a.layout == Layout::nchw && a.axis[2].result_step == 2 && a.axis[2].result_first == 0 &&
+           b.axis[2].result_first == 1 && b.axis[2].count > 0 && a.result_channels <= direct_rows;
+  }
+};
+
+// body(phase, nullptr), or body(phase, other) for two that share their tasks.
+template <class T>
+class PhasePairs {
+ public:
+  PhasePairs(const ConvProblem& p, Pass pass)
+      : pairs(pass == Pass::bwd_data && phase_count(p, pass, 2) == 2) {}
+
+  template <class Body>
+  void next(const Correlation& q, Body&& body) {
+    if (pairs && !waits) {
+      waiting = q;
+      waits = true;
+      return;
+    }
+    if (!waits) return one(q, body);
+    waits = false;
+    const bool in_order = waiting.axis[2].result_first == 0;
+    const Correlation &even = in_order ? waiting : q, &odd = in_order ? q : waiting;
+    if (!DirectPair<T>::fits(even, odd)) {
+      one(waiting, body);
+      return one(q, body);
+    }
+    const DirectBlocks<T> first(even), second(odd, &first);
+    if (first.tiles.box_count() == 1 && second.tiles.box_count() == 1 && !first.chunked &&
+        !second.chunked)
+      return body(even, first, &odd, &second);
+    one(waiting, body);
+    one(q, body);
+  }
+
+ private:
+  template <class Body>
+  static void one(const Correlation& q, Body&& body) {
+    if (q.pixels() > 0) body(q, DirectBlocks<T>(q), nullptr, nullptr);
+  }
+
+  bool pairs, waits = false;
+  Correlation waiting;
+};
+
+struct DirectBytes {
+  std::size_t scratch, shared;
+};
+
+template <class T>
+DirectBytes direct_bytes(const ConvProblem& p, Pass pass) {
+  DirectBytes most{};
+  if (pass == Pass::bwd_weight) {
+    const DirectWeightBlocks<T> blocks(correlation(p, Pass::fwd));
+    const i64 parts = blocks.parts > 1 ? blocks.parts * p.k * p.c_per_group() * p.taps() : 0;
+    return {blocks.scratch_bytes(), std::size_t(parts) * sizeof(T)};
+  }
+  PhasePairs<T> pairs(p, pass);
+  for (i64 phase = 0; phase < phase_count(p, pass); ++phase)
+    pairs.next(correlation(p, pass, phase), [&](const Correlation&, const DirectBlocks<T>& first,
+                                                const Correlation*, const DirectBlocks<T>* second) {
+      std::size_t scratch = first.scratch_bytes();
+      i64 shared = first.table_bytes;
+      if (second) {
+        scratch += second->scratch_bytes() + std::size_t(pair_row(first)) * sizeof(T);
+        shared += second->table_bytes;
+      }
+      most.scratch = max_of(most.scratch, scratch);
+      most.shared = max_of(most.shared, std::size_t(shared));
+    });
+  return most;
 }
 
 template <class T>
 std::size_t direct_scratch_bytes(const ConvProblem& p, Pass pass) {
-  if (pass == Pass::bwd_weight)
-    return DirectWeightBlocks<T>(correlation(p, Pass::fwd)).scratch_bytes();
-  std::size_t most = 0;
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
-    const Correlation q = correlation(p, pass, phase);
-    if (q.pixels() > 0) most = max_of(most, DirectBlocks<T>(q).scratch_bytes());
-  }
-  return most;
+  return direct_bytes<T>(p, pass).scratch;
 }
 
-// The table of taps, or the weight gradient's parts.
 template <class T>
 std::size_t direct_shared_bytes(const ConvProblem& p, Pass pass) {
-  if (pass == Pass::bwd_weight) {
-    const i64 parts = DirectWeightBlocks<T>(correlation(p, Pass::fwd)).parts;
-    return parts > 1 ? std::size_t(parts * p.k * p.c_per_group() * p.taps()) * sizeof(T) : 0;
-  }
-  i64 most = 0;
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
-    const Correlation q = correlation(p, pass, phase);
-    if (q.pixels() > 0) most = max_of(most, DirectBlocks<T>(q).table_bytes);
-  }
-  return std::size_t(most);
+  return direct_bytes<T>(p, pass).shared;
 }
 
 template <class T>
 void direct(const ConvProblem& p, Pass pass, const Buffers& b) {
   if (pass == Pass::bwd_weight) return direct_bwd_weight<T>(p, b);
-  for_each_phase<T>(p, pass, b, [&](const Correlation& q) { direct_phase<T>(p, q, b); });
+  PhasePairs<T> pairs(p, pass);
+  for_each_phase<T>(p, pass, b, [&](const Correlation& phase) {
+    pairs.next(phase, [&](const Correlation& q, const DirectBlocks<T>& blocks,
+                          const Correlation* other, const DirectBlocks<T>* other_blocks) {
+      const DirectPhase<T> first(p, q, blocks, b, b.shared);
+      if (!other) {
+        parallel_for(blocks.tasks(q), b.threads, [&](i64 task, int thread) {
+          char* scratch = b.scratch + std::size_t(thread) * b.scratch_bytes;
+          first.run(first.place(task), scratch, nullptr, true);
+        });
+        return;
+      }
+      const DirectPhase<T> second(p, *other, *other_blocks, b, b.shared + blocks.table_bytes);
+      const DirectPair<T> pair{first, second};
+      parallel_for(blocks.tasks(q), b.threads, [&](i64 task, int thread) {
+        pair.run(task, b.scratch + std::size_t(thread) * b.scratch_bytes);
+      });
+    });
+  });
   if (pass == Pass::bwd_data)
     add_border_gradients(p, static_cast<const T*>(b.a), static_cast<const T*>(b.b),
                          static_cast<T*>(b.out), b.threads);

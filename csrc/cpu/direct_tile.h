@@ -114,26 +114,30 @@ PYCONV_INLINE void sum_run(const TapSum<T>& a, int rows, i64 vectors, const T* w
   }
 }
 
-// A position of the band that is a tap of some lines of a block.
-constexpr int most_lines = 8;
-struct LineTap {
-  i64 source;
-  i64 weight[most_lines];  // of each line's filter, or -1
+// A row of the band, a tap of the lines [low, high) of a tile; `weight` is that of line 0, were it
+// one of them.
+struct LineRow {
+  i64 source, weight;
+  int low, high;
 };
 
-// Lines of the tile for that many vectors; the widest tile.
-constexpr int tile_lines(int vectors) {
-  return vectors <= tile_sums / 8 ? 8 : 4;
+// Lines of the tile for that many vectors; the widest tile. (8 lines in float64 too would cost 4 s
+// of compile time.)
+template <class T>
+constexpr int lines_beside(i64 vectors) {
+  return vectors <= tile_sums / 8 && sizeof(T) == 4 ? 8 : 4;
 }
 constexpr int widest_lines = tile_sums / 4;
 
 template <class T>
 struct LineSum {
-  const LineTap* taps;
-  i64 count, channels;
+  const LineRow* rows;
+  i64 row_count;
+  const Tap* across;  // taps of a row, relative to it
+  i64 across_count, channels;
   const T* band;
-  i64 band_channel, weight_channel, sums_line;
-  int lines;  // wanted; a tile may compute more
+  i64 band_channel, weight_channel, weight_line, sums_line;
+  int lines;  // at most those of the tile
   bool add;
 };
 
@@ -147,30 +151,42 @@ PYCONV_NOINLINE void sum_lines(const LineSum<T>& a, const T* w, i64 at, i64 colu
     });
   });
   const T* band = a.band + at;
+  const Tap* const end = a.across + a.across_count;
   for (i64 c = 0; c < a.channels; ++c) {
-    const LineTap* const last = a.taps + a.count;
-    for (const LineTap* tap = a.taps; tap != last; ++tap) {
-      Vec<T> pixels[VECTORS];
-      unrolled<VECTORS>(
-          [&](auto v) PYCONV_ALWAYS { pixels[v] = load_once(band + tap->source + v * lanes<T>); });
-      unrolled<LINES>([&](auto l) PYCONV_ALWAYS {
-        if (tap->weight[l] < 0) return;
-        const Vec<T> weight = splat(w[tap->weight[l]]);
-        unrolled<VECTORS>([&](auto v) PYCONV_ALWAYS { tile[l][v] += weight * pixels[v]; });
+    const LineRow* const last = a.rows + a.row_count;
+    for (const LineRow* row = a.rows; row != last; ++row) {
+      const int count = min_of(row->high, a.lines) - row->low;
+      // One loop for each window of lines, so that none tests a line for every tap.
+      unrolled<LINES>([&](auto low) PYCONV_ALWAYS {
+        if (row->low != low) return;
+        unrolled<LINES - low>([&](auto more) PYCONV_ALWAYS {
+          if (count != more + 1) return;
+          for (const Tap* tap = a.across; tap != end; ++tap) {
+            const T *x = band + row->source + tap->source, *left = w + row->weight + tap->weight;
+            Vec<T> pixels[VECTORS];
+            unrolled<VECTORS>([&](auto v)
+                                  PYCONV_ALWAYS { pixels[v] = load_once(x + v * lanes<T>); });
+            unrolled<more + 1>([&](auto l) PYCONV_ALWAYS {
+              const Vec<T> weight = splat(left[(low + l) * a.weight_line]);
+              unrolled<VECTORS>([&](auto v)
+                                    PYCONV_ALWAYS { tile[low + l][v] += weight * pixels[v]; });
+            });
+          }
+        });
       });
     }
     band += a.band_channel;
     w += a.weight_channel;
   }
   unrolled<LINES>([&](auto l) PYCONV_ALWAYS {
+    if (l >= a.lines) return;
+    T* to = sums + l * a.sums_line;
     unrolled<VECTORS>([&](auto v) PYCONV_ALWAYS {
-      if (l >= a.lines) return;
-      T* to = sums + l * a.sums_line + v * lanes<T>;
       const i64 some = columns - v * lanes<T>;
-      if (some >= lanes<T>)
-        store(to, tile[l][v]);
-      else if (some > 0)
-        store_first(to, tile[l][v], int(some));
+      if (v + 1 < VECTORS || some >= lanes<T>)
+        store(to + v * lanes<T>, tile[l][v]);
+      else
+        store_first(to + v * lanes<T>, tile[l][v], int(some));
     });
   });
 }
@@ -192,46 +208,67 @@ PYCONV_INLINE void sum_line_block(const LineSum<T>& a, int tile, const T* w, i64
   while (columns > 0) {
     const i64 vectors = ceil_div(columns, lanes<T>);
     const i64 width = ceil_div(vectors, ceil_div(vectors, widest));
-    if (tile == 8 && a.lines > 4)
-      sum_lines_vectors<T, 8, tile_sums / 8>(a, int(width), w, at, columns, sums);
-    else
-      sum_lines_vectors<T, 4, widest_lines>(a, int(width), w, at, columns, sums);
+    bool done = false;
+    if constexpr (lines_beside<T>(1) == 8)
+      if ((done = tile == 8 && a.lines > 4))
+        sum_lines_vectors<T, 8, tile_sums / 8>(a, int(width), w, at, columns, sums);
+    if (!done) sum_lines_vectors<T, 4, widest_lines>(a, int(width), w, at, columns, sums);
     at += width * lanes<T>;
     sums += width * lanes<T>;
     columns -= width * lanes<T>;
   }
 }
 
-// The table for `tile` lines; -> its size. Without `to` only that.
-PYCONV_INLINE i64 list_lines(const Correlation& q, const Band& band, int tile, LineTap* to) {
-  const BandAxis &D = band.axis[0], &H = band.axis[1], &W = band.axis[2];
-  i64 count = 0;
-  for (i64 jd = 0; jd < D.taps; ++jd)
-    for (i64 run = 0; run < H.runs; ++run)
-      for (i64 e = 0; e < tile + H.length - H.count; ++e) {
-        i64 tap[most_lines];
-        bool any = false;
-        for (int l = 0; l < tile; ++l) {
-          tap[l] = -1;
-          for (i64 jh = 0; jh < H.taps; ++jh)
-            if (H.run_of(jh) == run && H.shift_of(jh) == e - l) tap[l] = jh, any = true;
+// The tables for tiles of `tile` lines. Needs taps of H whose positions in a run are neighbours.
+struct LineTables {
+  LineRow* rows = nullptr;
+  i64 row_count = 0;
+  Tap* across = nullptr;
+  i64 weight_line = 0;
+
+  LineTables() = default;
+
+  static PYCONV_INLINE bool fit(const Band& band) {
+    const AxisMap& H = band.axis[1].map;
+    return H.step % H.tap_step == 0 && !band.axis[1].by_tap;
+  }
+  // An upper bound.
+  static PYCONV_INLINE i64 bytes(const Band& band, int tile) {
+    const BandAxis &D = band.axis[0], &H = band.axis[1], &W = band.axis[2];
+    return D.taps * H.runs * (tile + H.length - H.count) * i64(sizeof(LineRow)) +
+           W.taps * i64(sizeof(Tap));
+  }
+
+  LineTables(const Correlation& q, const Band& band, int tile, char* memory) {
+    const BandAxis &D = band.axis[0], &H = band.axis[1], &W = band.axis[2];
+    const i64 forward = H.map.tap_step < 0 ? -1 : 1;
+    weight_line = -forward * H.runs * H.map.weight_step * q.weight_axis[1];
+    across = reinterpret_cast<Tap*>(memory);
+    rows = reinterpret_cast<LineRow*>(across + W.taps);
+    for (i64 jw = 0; jw < W.taps; ++jw)
+      across[jw] = {W.run_of(jw) * band.plane + W.shift_of(jw),
+                    jw * W.map.weight_step * q.weight_axis[2]};
+    for (i64 jd = 0; jd < D.taps; ++jd)
+      for (i64 run = 0; run < H.runs; ++run) {
+        i64 least = H.length, most = -1;  // shifts of the run's taps
+        for (i64 jh = 0; jh < H.taps; ++jh) {
+          if (H.run_of(jh) != run) continue;
+          const i64 shift = H.shift_of(jh);
+          least = min_of(least, shift);
+          most = max_of(most, shift);
         }
-        if (!any) continue;
-        if (!to) {
-          count += W.taps;
-          continue;
-        }
-        const i64 d = D.run_of(jd) * D.length + D.shift_of(jd);
-        const i64 row = ((d * H.runs + run) * H.length + e) * band.row;
-        for (i64 jw = 0; jw < W.taps; ++jw, ++count) {
-          LineTap& entry = to[count];
-          entry.source = W.run_of(jw) * band.plane + row + W.shift_of(jw);
-          for (int l = 0; l < tile; ++l)
-            entry.weight[l] =
-                tap[l] < 0 ? -1 : q.weight_tap(D.tap0 + jd, H.tap0 + tap[l], W.tap0 + jw);
+        for (i64 e = 0; e < tile + most; ++e) {
+          const i64 low = max_of<i64>(0, e - most), high = min_of<i64>(tile, e - least + 1);
+          if (low >= high) continue;
+          i64 tap = 0;
+          while (H.run_of(tap) != run || H.shift_of(tap) != e - low) ++tap;
+          const i64 d = D.run_of(jd) * D.length + D.shift_of(jd);
+          rows[row_count++] = {((d * H.runs + run) * H.length + e) * band.row,
+                               q.weight_tap(D.tap0 + jd, H.tap0 + tap, W.tap0) - low * weight_line,
+                               int(low), int(high)};
         }
       }
-  return count;
-}
+  }
+};
 
 }  // namespace pyconv::PYCONV_TARGET

@@ -241,7 +241,7 @@ void gemm_phase(const ConvProblem& p, const Correlation& q, const T* packed, con
             const i64 valid = pixels.valid(panel), stored = pixels.stored(panel);
             T* to = tile_of_columns + panel * pixels.width * steps;
             gather_columns(q, from, k0, k0 + steps, pixel0 + panel * pixels.width, valid, to,
-                           stored, 1);
+                           stored);
             for (i64 k = 0; k < steps && valid < stored; ++k)
               for (i64 i = valid; i < stored; ++i) to[k * stored + i] = T(0);
           }

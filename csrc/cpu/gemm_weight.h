@@ -109,11 +109,11 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
         const i64 k0 = column0 + panel * columns.width;
         T* to = right + panel * columns.width * steps;
         if (channels_last)
-          gather_columns(q, source, k0, k0 + valid, pixel0, steps, to, 1, stored);
+          gather_columns_nhwc(q, source, k0, k0 + valid, pixel0, steps, to, 1, stored);
         else
           for (i64 k = 0; k < valid; k += lanes<T>) {
             const i64 some = min_of<i64>(lanes<T>, valid - k);
-            gather_columns(q, source, k0 + k, k0 + k + some, pixel0, steps, lines, steps, 1);
+            gather_columns(q, source, k0 + k, k0 + k + some, pixel0, steps, lines, steps);
             transpose_rows(lines, steps, int(some), steps, to + k, stored);
           }
         for (i64 i = 0; i < steps && valid < stored; ++i)

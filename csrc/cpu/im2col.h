@@ -34,11 +34,10 @@ PYCONV_INLINE i64 result_offset(const Correlation& q, const Pixel& at) {
 }
 
 // `count` source elements at positions first, first + step, ... of a row of `size` pixels, `apart`
-// elements from pixel to pixel; to `to`, `to_step` apart. Outside the row the border rules.
-template <class T, bool Unit>
+// elements from pixel to pixel. Outside the row the border rules.
+template <class T>
 PYCONV_INLINE void gather_row(const T* row, i64 apart, i64 size, i64 first, i64 step, i64 count,
-                              Border border, T* to, i64 to_step) {
-  if (Unit) to_step = 1;
+                              Border border, T* to) {
   i64 low = 0, high = count;  // [low, high): inside the row
   if (first < 0) low = min_of<i64>(count, step == 1 ? -first : (-first - 1) / step + 1);
   const i64 last = first + (count - 1) * step;
@@ -49,25 +48,25 @@ PYCONV_INLINE void gather_row(const T* row, i64 apart, i64 size, i64 first, i64 
   }
   auto outside = [&](i64 i) {
     const i64 from = border_index(first + i * step, size, border);
-    to[i * to_step] = from < 0 ? T(0) : row[from * apart];
+    to[i] = from < 0 ? T(0) : row[from * apart];
   };
   for (i64 i = 0; i < low; ++i) outside(i);
-  const T* inside = row + first * apart;
-  const i64 stride = step * apart;
-  if (Unit && stride == 1) {
-    for (i64 i = low; i < high; ++i) to[i] = inside[i];
-  } else {
-    for (i64 i = low; i < high; ++i) to[i * to_step] = inside[i * stride];
+  if (low < high) {  // else `first` and `step` may lie further out than a pointer reaches
+    const T* inside = row + (first + low * step) * apart;
+    const i64 stride = high - low > 1 ? step * apart : 1;
+    if (stride == 1)
+      for (i64 i = low; i < high; ++i) to[i] = inside[i - low];
+    else
+      for (i64 i = low; i < high; ++i) to[i] = inside[(i - low) * stride];
   }
   for (i64 i = high; i < count; ++i) outside(i);
 }
 
 // Rows [k0, k1) and columns [pixel0, pixel0 + pixels) of the column matrix of one group, whose
-// channels begin at `source`. Element (k, pixel) goes to to[(k - k0) * k_step + (pixel - pixel0) *
-// pixel_step]. Unit: pixel_step is 1.
-template <class T, bool Unit>
+// channels begin at `source`. Element (k, pixel) goes to to[(k - k0) * k_step + pixel - pixel0].
+template <class T>
 void gather_columns_nchw(const Correlation& q, const T* source, i64 k0, i64 k1, i64 pixel0,
-                         i64 pixels, T* to, i64 k_step, i64 pixel_step) {
+                         i64 pixels, T* to, i64 k_step) {
   const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
   for (i64 done = 0; done < pixels;) {
     const Pixel at = pixel_at(q, pixel0 + done);
@@ -85,12 +84,11 @@ void gather_columns_nchw(const Correlation& q, const T* source, i64 k0, i64 k1, 
                                    h * q.source.axis[1];
         stale = false;
       }
-      T* out = to + (k - k0) * k_step + done * pixel_step;
+      T* out = to + (k - k0) * k_step + done;
       if (row) {
-        gather_row<T, Unit>(row, 1, W.source_size, W.source(at.o[2], jw), W.step, length, q.border,
-                            out, pixel_step);
+        gather_row(row, 1, W.source_size, W.source(at.o[2], jw), W.step, length, q.border, out);
       } else {
-        for (i64 i = 0; i < length; ++i) out[i * (Unit ? 1 : pixel_step)] = T(0);
+        for (i64 i = 0; i < length; ++i) out[i] = T(0);
       }
       if (++jw == W.taps) {
         jw = 0;
@@ -108,6 +106,7 @@ void gather_columns_nchw(const Correlation& q, const T* source, i64 k0, i64 k1, 
   }
 }
 
+// The same from NHWC, to to[(k - k0) * k_step + (pixel - pixel0) * pixel_step].
 template <class T>
 void gather_columns_nhwc(const Correlation& q, const T* source, i64 k0, i64 k1, i64 pixel0,
                          i64 pixels, T* to, i64 k_step, i64 pixel_step) {
@@ -138,13 +137,11 @@ void gather_columns_nhwc(const Correlation& q, const T* source, i64 k0, i64 k1, 
 
 template <class T>
 PYCONV_INLINE void gather_columns(const Correlation& q, const T* source, i64 k0, i64 k1, i64 pixel0,
-                                  i64 pixels, T* to, i64 k_step, i64 pixel_step) {
+                                  i64 pixels, T* to, i64 k_step) {
   if (q.layout == Layout::nhwc)
-    gather_columns_nhwc(q, source, k0, k1, pixel0, pixels, to, k_step, pixel_step);
-  else if (pixel_step == 1)
-    gather_columns_nchw<T, true>(q, source, k0, k1, pixel0, pixels, to, k_step, 1);
+    gather_columns_nhwc(q, source, k0, k1, pixel0, pixels, to, k_step, 1);
   else
-    gather_columns_nchw<T, false>(q, source, k0, k1, pixel0, pixels, to, k_step, pixel_step);
+    gather_columns_nchw(q, source, k0, k1, pixel0, pixels, to, k_step);
 }
 
 // The public im2col: the whole matrix of every image, columns (N, C R S, P Q).
@@ -157,7 +154,7 @@ void im2col(const ConvProblem& p, const Buffers& buffers) {
   parallel_for(p.n * p.c, buffers.threads, [&](i64 plane, int) {
     const i64 n = plane / p.c, c = plane % p.c;
     gather_columns(q, x + c * q.source.c, 0, depth, n * pixels, pixels,
-                   columns + plane * depth * pixels, pixels, 1);
+                   columns + plane * depth * pixels, pixels);
   });
 }
 

@@ -97,8 +97,8 @@ PYCONV_INLINE void winograd_rows(const Correlation& q, const float* plane, const
       continue;
     }
     if (h >= 0)
-      gather_row<float, true>(plane + h * q.source.axis[1], q.source.axis[2], W.source_size, left,
-                              1, used, q.border, copy, 1);
+      gather_row(plane + h * q.source.axis[1], q.source.axis[2], W.source_size, left, 1, used,
+                 q.border, copy);
     for (i64 e = h < 0 ? 0 : used; e < M * segment.count + alpha; ++e) copy[e] = 0;
   }
 }
