@@ -82,4 +82,4 @@ def test_kernels(preload, seed, files):
     chosen = " and ".join(f"not {name}" for name in LEFT_OUT)
     pytest_options = ["-q", "-x", "-p", "no:cacheprovider", "-k", chosen]
     paths = [TESTS / name for name in files]
-    run(sys.executable, "-m", "pytest", *pytest_options, *paths, cwd=ROOT, env=environment)
+    run(sys.executable, "-P", "-m", "pytest", *pytest_options, *paths, cwd=ROOT, env=environment)
