@@ -6,6 +6,7 @@ from pyconv.nn.activation import (
     Flatten,
     LeakyReLU,
     ReLU,
+    Scale,
     Sigmoid,
     SiLU,
     Softmax,
@@ -22,8 +23,9 @@ from pyconv.nn.conv import (
     Linear,
 )
 from pyconv.nn.files import load, save
+from pyconv.nn.graph import Add, Cat, Graph, Join
 from pyconv.nn.layer import Layer, Parameter, no_grad
-from pyconv.nn.losses import mse, softmax_cross_entropy
+from pyconv.nn.losses import auxiliary_loss, mse, softmax_cross_entropy
 from pyconv.nn.norm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -46,12 +48,14 @@ from pyconv.nn.pool import (
 
 __all__ = [
     "GELU",
+    "Add",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Cat",
     "Concat",
     "Conv1d",
     "Conv2d",
@@ -62,6 +66,8 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool",
+    "Graph",
+    "Join",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
@@ -73,6 +79,7 @@ __all__ = [
     "Parameter",
     "ReLU",
     "Residual",
+    "Scale",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -80,6 +87,7 @@ __all__ = [
     "SubSample2d",
     "Tanh",
     "Upsample",
+    "auxiliary_loss",
     "init",
     "load",
     "models",

@@ -89,6 +89,25 @@ class LeakyReLU(Layer):
         return np.where(x > 0, dy, dy * dy.dtype.type(self.slope))
 
 
+class Scale(Layer):
+    """y = factor * x, with a factor that is not learnt.
+
+    >>> import numpy as np
+    >>> from pyconv import nn
+    >>> nn.Scale(0.5)(np.array([2.0]))
+    array([1.])
+    """
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def forward(self, x: Array) -> Array:
+        return x * x.dtype.type(self.factor)
+
+    def backward(self, dy: Array) -> Array:
+        return dy * dy.dtype.type(self.factor)
+
+
 class Softmax(Layer):
     """y = exp(x) / sum of exp(x) along an axis; dx = y (dy - sum of dy y).
 

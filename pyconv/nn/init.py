@@ -82,6 +82,15 @@ def dirac(shape: Shape, rng: np.random.Generator) -> Array:
     return w
 
 
+def dirac_uniform(shape: Shape, rng: np.random.Generator) -> Array:
+    """As "dirac" for the first C/groups outputs, the rest uniform in +-1 / sqrt(fan_in)."""
+    limit = 1 / math.sqrt(fans(shape)[0])
+    w = rng.uniform(-limit, limit, shape)
+    identity = min(shape[:2])
+    w[:identity] = dirac(shape, rng)[:identity]
+    return w
+
+
 def orthogonal(shape: Shape, rng: np.random.Generator) -> Array:
     """Orthonormal rows of w as a (K, C/groups * prod(kernel)) matrix, columns if K is larger.
 
@@ -101,6 +110,7 @@ INITIALISERS: dict[str, Initialiser] = {
     "glorot": glorot,
     "he": he,
     "dirac": dirac,
+    "dirac_uniform": dirac_uniform,
     "orthogonal": orthogonal,
     "zeros": zeros,
     "ones": ones,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from pyconv._arrays import Array
+
+Loss = Callable[[Any, Array], tuple[float, Any]]
 
 
 def softmax_cross_entropy(
@@ -76,3 +81,28 @@ def mse(y: Array, target: Array) -> tuple[float, Array]:
         difference = y - target.astype(y.dtype, copy=False)
         loss = (difference * difference).sum(dtype=np.float64) / max(1, y.size)
         return float(loss), difference * y.dtype.type(2 / max(1, y.size))
+
+
+def auxiliary_loss(weight: float = 0.3, loss: Loss = softmax_cross_entropy) -> Loss:
+    """A loss for networks with auxiliary outputs (GoogLeNet): the first counts whole, the others
+    `weight` times. In inference, where such a network has one output, it is `loss` itself.
+
+    >>> import numpy as np
+    >>> from pyconv import nn
+    >>> criterion = nn.auxiliary_loss(0.5, nn.mse)
+    >>> criterion((np.array([2.0]), np.array([4.0])), np.array([0.0]))
+    (12.0, (array([4.]), array([4.])))
+    """
+
+    def weighted(outputs: Any, labels: Array) -> tuple[float, Any]:
+        if not isinstance(outputs, tuple):
+            return loss(outputs, labels)
+        total, gradient = loss(outputs[0], labels)
+        gradients = [gradient]
+        for output in outputs[1:]:
+            value, gradient = loss(output, labels)
+            total += weight * value
+            gradients.append(gradient * output.dtype.type(weight))
+        return total, tuple(gradients)
+
+    return weighted

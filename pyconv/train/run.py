@@ -77,7 +77,7 @@ def run(
 
     Raises Interrupted where SIGINT or SIGTERM came: the step in hand is finished and saved first.
     """
-    size = CATALOGUE[config.model].size
+    size = _image_size(config.model)
     sets = [data.load(config.data, split, data_dir) for split in ("train", "test")]
     train, test = (Dataset(data.fit_size(s.x, size), s.y, s.classes) for s in sets)
     prepare = Standardize.of(train.x)
@@ -160,6 +160,13 @@ def read_config(directory: Path) -> Config:
         return Config(**{field.name: stored[field.name] for field in fields(Config)})
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: not the description of a run ({error!r})") from error
+
+
+def _image_size(model: str) -> tuple[int, int]:
+    size = CATALOGUE[model].size
+    if len(size) != 2:
+        raise ValueError(f"{model} reads no images: train it with pyconv.Trainer")
+    return size[0], size[1]
 
 
 def _trainer(config: Config, train: Dataset, prepare: Standardize) -> Trainer:

@@ -1,16 +1,11 @@
-"""Networks of the literature, each a function that returns fresh weights (see `nn.init.seed`)."""
+"""LeNet-5, as published and as built today."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from pyconv.nn.activation import Flatten, ReLU, Tanh
-from pyconv.nn.containers import Residual, Sequential
+from pyconv.nn.containers import Sequential
 from pyconv.nn.conv import Conv2d, Linear
-from pyconv.nn.layer import Layer
-from pyconv.nn.norm import BatchNorm2d
-from pyconv.nn.pool import GlobalAvgPool, MaxPool2d, SubSample2d
+from pyconv.nn.pool import MaxPool2d, SubSample2d
 
 # LeCun et al. 1998, table I: which of the six maps of S2 each of the sixteen maps of C3 reads.
 _C3_READS = (
@@ -70,49 +65,3 @@ def lenet5_modern(classes: int = 10, channels: int = 1) -> Sequential:
         relu6=ReLU(),
         output=Linear(84, classes, init="glorot"),
     )
-
-
-def resnet20(classes: int = 10, channels: int = 3) -> Sequential:
-    """ResNet-20 for (N, channels, 32, 32): three stages of three residual blocks, 16 to 64 maps.
-
-    Shortcuts that change the shape are 1x1 convolutions (the paper's option B).
-    Source: K. He et al., CVPR 2016, section 4.2.
-    """
-
-    def conv(inputs: int, outputs: int, size: int, stride: int) -> Conv2d:
-        return Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
-
-    def block(inputs: int, outputs: int, stride: int) -> Sequential:
-        body = Sequential(
-            *(conv(inputs, outputs, 3, stride), BatchNorm2d(outputs), ReLU()),
-            *(conv(outputs, outputs, 3, 1), BatchNorm2d(outputs)),
-        )
-        same = inputs == outputs and stride == 1
-        shortcut = (
-            None if same else Sequential(conv(inputs, outputs, 1, stride), BatchNorm2d(outputs))
-        )
-        return Sequential(Residual(body, shortcut), ReLU())
-
-    return Sequential(
-        stem=Sequential(conv(channels, 16, 3, 1), BatchNorm2d(16), ReLU()),
-        stage1=Sequential(*(block(16, 16, 1) for _ in range(3))),
-        stage2=Sequential(block(16, 32, 2), block(32, 32, 1), block(32, 32, 1)),
-        stage3=Sequential(block(32, 64, 2), block(64, 64, 1), block(64, 64, 1)),
-        pool=GlobalAvgPool(),
-        flatten=Flatten(),
-        output=Linear(64, classes, init="glorot"),
-    )
-
-
-class Model(NamedTuple):
-    """A network by name, for the command line: how to build it and the image size it expects."""
-
-    build: Callable[[int, int], Layer]
-    size: tuple[int, int]
-
-
-CATALOGUE: dict[str, Model] = {
-    "lenet5": Model(lenet5, (32, 32)),
-    "lenet5_modern": Model(lenet5_modern, (32, 32)),
-    "resnet20": Model(resnet20, (32, 32)),
-}
