@@ -48,15 +48,18 @@ const Rule rules[] = {
      "a 3x3 or 5x5 filter at stride 1: Winograd needs 2.8 to 4 times fewer products"},
     {Algorithm::direct,
      [](const ConvProblem& p, Pass pass, const Desc&) {
-       // One Sapphire Rapids core, GFLOP/s of direct against GEMM: 3x3 stride 2 over 32 channels 97
-       // and 37, over 128 96 and 46, over 512 35 and 39; 3x3 over 256 108 and 125. Weight gradient:
-       // 3x3 over 8 channels a group 77 and 22, over 32 61 and 50, over 64 60 and 78.
-       const i64 c = p.c_per_group(), k = p.k_per_group();
-       return p.layout == Layout::nchw &&
-              (pass == Pass::bwd_weight ? c <= 32 && k <= 64 && p.taps() > 1
-                                        : c <= 128 && k <= 128);
+       // One Sapphire Rapids core, GFLOP/s of direct against GEMM. NCHW: 3x3 stride 2 over 32
+       // channels 101 and 38, over 128 97 and 49; 1x1 256 -> 64 94 and 56; 3x3 over 256 77 to 113
+       // and 125. Its weight gradient: 3x3 over 8 channels a group 76 and 21, over 32 62 and 49,
+       // over 64 65 and 72. NHWC pays for turning pixels into rows: 3x3 over 8 channels a group 26
+       // and 7, over 32 52 and 55; 7x7 over 32 128 and 58; weight gradients 30 and 7, 36 and 56, 74
+       // and 62.
+       const i64 products = p.c_per_group() * p.k_per_group();
+       const bool weight = pass == Pass::bwd_weight;
+       if (p.layout == Layout::nhwc) return products <= (weight ? 35 : 110) * p.taps();
+       return products <= (weight ? 2048 : 128 * 128) && !(weight && p.taps() == 1);
      },
-     "NCHW with few channels: lanes run along the pixels of shifted rows, without columns"},
+     "few channels: lanes run along the pixels of shifted rows, without columns"},
     {Algorithm::gemm, [](const ConvProblem&, Pass, const Desc&) { return true; },
      "im2col tiles and the blocked GEMM serve every shape"},
 };

@@ -5,113 +5,19 @@
 //                             rows of a band follow each other without gaps, so one run of vectors
 //                             crosses narrow images, and what lies between two rows is dropped
 //   weight gradient           direct_weight.h
+//   depthwise in NHWC         depthwise.h
 //
 // Parallel over images, groups, blocks of lines, tiles of columns and blocks of channels. Every
 // result is summed in the order of boxes of taps, source channels, taps, whatever the tiles:
 // neither batch nor threads show in it.
 #pragma once
 #include "border.h"
-#include "direct_tile.h"
+#include "depthwise.h"
+#include "direct_blocks.h"
 #include "direct_weight.h"
 #include "epilogue.h"
 
 namespace pyconv::PYCONV_TARGET {
-
-// How a phase is cut into tasks and chunks; all sizes but the last of each are equal.
-template <class T>
-struct DirectBlocks {
-  i64 rows, row_blocks;  // channels of a register tile; such tiles
-  i64 task_blocks;       // of a task
-  BandTiles tiles;
-  i64 channels;    // source channels of a chunk
-  i64 planes;      // groups of images in a task
-  int tile_lines;  // of sum_lines, or 0 for sum_taps
-  bool flat;       // runs of vectors cross lines
-  bool chunked;    // sums wait in scratch for the next chunk
-  i64 sums_row, sums_line;
-  Band band;  // of the first box, the largest
-  i64 table_bytes, band_elements, sums_elements;
-
-  // `beside`: blocks of the phase whose results lie between these, if they share tasks.
-  explicit DirectBlocks(const Correlation& q, const DirectBlocks* beside = nullptr) {
-    row_blocks = ceil_div(q.result_channels, i64(direct_rows));
-    rows = ceil_div(q.result_channels, row_blocks);
-    row_blocks = ceil_div(q.result_channels, rows);
-    // 16 KB of sums: with a row of the band for each tap they stay in an L1 cache.
-    tiles = BandTiles(q, max_of<i64>(16 * 1024 / i64(sizeof(T)) / rows, 8 * lanes<T>));
-    if (beside) tiles.columns = beside->tiles.columns, tiles.lines = beside->tiles.lines;
-    choose_tile(q);
-
-    // Enough tasks for several threads, but none below about 2^17 products. (Boxes of taps are cut
-    // before the batch is looked at: the order of the sums depends on them.)
-    const AxisMap& H = q.axis[1];
-    const i64 tasks = q.n * q.groups * q.axis[0].count * tiles.column_tiles;
-    i64 lines = tiles.lines;
-    while (!beside && lines > 1 && tasks * ceil_div(H.count, lines) < 16 &&
-           lines * tiles.columns * q.depth() * q.result_channels > (1 << 17))
-      lines = ceil_div(lines, 2);
-    if (tile_lines) lines = round_up(lines, tile_lines);
-    if (!beside) tiles.cut_lines(H, lines);
-
-    band = tiles.box(q, 0);
-    const i64 quarter_mb = (1 << 18) / i64(sizeof(T));
-    channels = max_of<i64>(1, min_of(q.source_channels, quarter_mb / band.channel));
-    chunked = channels < q.source_channels || tiles.box_count() > 1;
-
-    const Sweep across(true, band, tiles.lines, tiles.columns, lanes<T>);
-    const Sweep by_line(false, band, tiles.lines, tiles.columns, lanes<T>);
-    flat =
-        !tile_lines && run_cost(across.vectors) <= double(tiles.lines) * run_cost(by_line.vectors);
-    sums_line = flat ? band.row : by_line.vectors * lanes<T>;
-    sums_row = flat ? across.vectors * lanes<T> : tiles.lines * sums_line;
-
-    task_blocks = min_of<i64>(row_blocks, 8);
-    while (task_blocks > 1 && tasks * tiles.line_blocks * ceil_div(row_blocks, task_blocks) < 16)
-      task_blocks = ceil_div(task_blocks, 2);
-    // What a task costs beside its sums is shared by several small images, 16 KB of them.
-    planes = q.layout == Layout::nchw && !chunked
-                 ? min_of(16 * 1024 / (channels * band.channel * i64(sizeof(T))), tasks / 16)
-                 : 1;
-    planes = beside ? beside->planes : max_of<i64>(1, planes);
-    band_elements =
-        round_up(planes * channels * band.channel + lanes<T> + tile_lines * band.row, 16);
-    sums_elements = round_up((chunked ? task_blocks : planes) * rows * sums_row, 16);
-    table_bytes =
-        tile_lines ? LineTables::bytes(band, tile_lines) : tiles.box_taps() * i64(sizeof(Tap));
-    table_bytes = round_up(table_bytes, 64);
-  }
-
-  i64 tasks(const Correlation& q) const {
-    return ceil_div(q.n * q.groups, planes) * q.axis[0].count * tiles.line_blocks *
-           tiles.column_tiles * ceil_div(row_blocks, task_blocks);
-  }
-  std::size_t scratch_bytes() const {
-    return std::size_t(tiles.box_count() > 1 ? table_bytes : 0) +
-           std::size_t(band_elements + sums_elements) * sizeof(T);
-  }
-
- private:
-  // Whole lines of one channel, if the filter has lines to share and they do not leave so many
-  // lanes empty that runs across lines are faster.
-  void choose_tile(const Correlation& q) {
-    tile_lines = 0;
-    if (rows > 1 || tiles.box_count() > 1 || tiles.taps[1] == 1 || tiles.box_taps() > 256) return;
-    const Band box = tiles.box(q, 0);
-    if (!LineTables::fit(box)) return;
-    const Sweep across(true, box, tiles.lines, tiles.columns, lanes<T>);
-    const Sweep by_line(false, box, tiles.lines, tiles.columns, lanes<T>);
-    if (3 * by_line.lines * by_line.vectors > 5 * across.vectors) return;
-    tile_lines = lines_beside<T>(by_line.vectors);
-  }
-
-  // Cycles for one tap of a run: FMAs and loads go two a cycle, an FMA takes 4.
-  double run_cost(i64 vectors) const {
-    const i64 widest = direct_vectors(int(rows)), runs = ceil_div(vectors, widest);
-    const double width = double(vectors) / double(runs);
-    const double products = double(rows) * width / 2, loads = width + double(rows) / 2;
-    return double(runs) * max_of(4.0, max_of(products, loads));
-  }
-};
 
 template <class T>
 PYCONV_INLINE void copy_line(const T* from, T* to, i64 count) {
@@ -379,22 +285,26 @@ template <class T>
 DirectBytes direct_bytes(const ConvProblem& p, Pass pass) {
   DirectBytes most{};
   if (pass == Pass::bwd_weight) {
-    const DirectWeightBlocks<T> blocks(correlation(p, Pass::fwd));
+    const Correlation q = correlation(p, Pass::fwd);
+    if (depthwise_fits(q))
+      return {depthwise_scratch_bytes<T>(q, pass), depthwise_shared_bytes<T>(q, pass)};
+    const DirectWeightBlocks<T> blocks(q);
     const i64 parts = blocks.parts > 1 ? blocks.parts * p.k * p.c_per_group() * p.taps() : 0;
     return {blocks.scratch_bytes(), std::size_t(parts) * sizeof(T)};
   }
+  const auto include = [&](std::size_t scratch, std::size_t shared) {
+    most = {max_of(most.scratch, scratch), max_of(most.shared, shared)};
+  };
   PhasePairs<T> pairs(p, pass);
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase)
-    pairs.next(correlation(p, pass, phase), [&](const Correlation&, const DirectBlocks<T>& first,
+    pairs.next(correlation(p, pass, phase), [&](const Correlation& q, const DirectBlocks<T>& first,
                                                 const Correlation*, const DirectBlocks<T>* second) {
-      std::size_t scratch = first.scratch_bytes();
-      i64 shared = first.table_bytes;
-      if (second) {
-        scratch += second->scratch_bytes() + std::size_t(pair_row(first)) * sizeof(T);
-        shared += second->table_bytes;
-      }
-      most.scratch = max_of(most.scratch, scratch);
-      most.shared = max_of(most.shared, std::size_t(shared));
+      if (depthwise_fits(q))
+        return include(depthwise_scratch_bytes<T>(q, pass), depthwise_shared_bytes<T>(q, pass));
+      const std::size_t beside =
+          second ? second->scratch_bytes() + std::size_t(pair_row(first)) * sizeof(T) : 0;
+      include(first.scratch_bytes() + beside,
+              std::size_t(first.table_bytes + (second ? second->table_bytes : 0)));
     });
   return most;
 }
@@ -411,11 +321,15 @@ std::size_t direct_shared_bytes(const ConvProblem& p, Pass pass) {
 
 template <class T>
 void direct(const ConvProblem& p, Pass pass, const Buffers& b) {
-  if (pass == Pass::bwd_weight) return direct_bwd_weight<T>(p, b);
+  if (pass == Pass::bwd_weight) {
+    const Correlation q = correlation(p, Pass::fwd);
+    return depthwise_fits(q) ? depthwise_bwd_weight<T>(p, q, b) : direct_bwd_weight<T>(p, b);
+  }
   PhasePairs<T> pairs(p, pass);
   for_each_phase<T>(p, pass, b, [&](const Correlation& phase) {
     pairs.next(phase, [&](const Correlation& q, const DirectBlocks<T>& blocks,
                           const Correlation* other, const DirectBlocks<T>* other_blocks) {
+      if (depthwise_fits(q)) return depthwise_phase<T>(p, q, b);
       const DirectPhase<T> first(p, q, blocks, b, b.shared);
       if (!other) {
         parallel_for(blocks.tasks(q), b.threads, [&](i64 task, int thread) {

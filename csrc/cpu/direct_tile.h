@@ -17,10 +17,15 @@ struct Constant {
 };
 template <int N, class Body>
 PYCONV_INLINE void unrolled(Body&& body) {
-  if constexpr (N > 0) {
-    unrolled<N - 1>(body);
-    body(Constant<N - 1>{});
-  }
+  static_assert(N <= 8);
+  if constexpr (N > 0) body(Constant<0>{});  // a recursion would take twice as long to compile
+  if constexpr (N > 1) body(Constant<1>{});
+  if constexpr (N > 2) body(Constant<2>{});
+  if constexpr (N > 3) body(Constant<3>{});
+  if constexpr (N > 4) body(Constant<4>{});
+  if constexpr (N > 5) body(Constant<5>{});
+  if constexpr (N > 6) body(Constant<6>{});
+  if constexpr (N > 7) body(Constant<7>{});
 }
 #define PYCONV_ALWAYS __attribute__((always_inline))
 
@@ -121,13 +126,13 @@ struct LineRow {
   int low, high;
 };
 
-// Lines of the tile for that many vectors; the widest tile. (8 lines in float64 too would cost 4 s
-// of compile time.)
+// The widest tiles of 4 and 8 lines, and which serves a line of so many vectors. (24 sums of 8
+// lines and 8 lines in float64 would cost 6 s of compile time.)
+constexpr int widest_of_4 = tile_sums / 4, widest_of_8 = tile_sums / 12;
 template <class T>
 constexpr int lines_beside(i64 vectors) {
-  return vectors <= tile_sums / 8 && sizeof(T) == 4 ? 8 : 4;
+  return vectors <= widest_of_8 && sizeof(T) == 4 ? 8 : 4;
 }
-constexpr int widest_lines = tile_sums / 4;
 
 template <class T>
 struct LineSum {
@@ -204,15 +209,15 @@ PYCONV_INLINE void sum_lines_vectors(const LineSum<T>& a, int vectors, const T* 
 template <class T>
 PYCONV_INLINE void sum_line_block(const LineSum<T>& a, int tile, const T* w, i64 at, i64 columns,
                                   T* sums) {
-  const int widest = tile == 8 ? tile_sums / 8 : widest_lines;
+  const int widest = tile == 8 ? widest_of_8 : widest_of_4;
   while (columns > 0) {
     const i64 vectors = ceil_div(columns, lanes<T>);
     const i64 width = ceil_div(vectors, ceil_div(vectors, widest));
     bool done = false;
     if constexpr (lines_beside<T>(1) == 8)
       if ((done = tile == 8 && a.lines > 4))
-        sum_lines_vectors<T, 8, tile_sums / 8>(a, int(width), w, at, columns, sums);
-    if (!done) sum_lines_vectors<T, 4, widest_lines>(a, int(width), w, at, columns, sums);
+        sum_lines_vectors<T, 8, widest_of_8>(a, int(width), w, at, columns, sums);
+    if (!done) sum_lines_vectors<T, 4, widest_of_4>(a, int(width), w, at, columns, sums);
     at += width * lanes<T>;
     sums += width * lanes<T>;
     columns -= width * lanes<T>;
