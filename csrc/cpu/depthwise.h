@@ -2,9 +2,8 @@
 //
 //   forward, input gradient   y[o, c] = sum over taps of w[tap, c] x[i(o, tap), c]; a tile of up to
 //                             8 pixels of one vector of channels stays in registers over all taps
-//   weight gradient           dw[tap, c] = sum over pixels of dy[o, c] x[i(o, tap), c]; up to 8
-//   taps
-//                             of one vector of channels stay in registers over the pixels of a line
+//   weight gradient           dw[tap, c] = sum over pixels of dy[o, c] x[i(o, tap), c]; 8 taps
+//                             of one vector of channels stay in registers over a line of pixels
 //
 // Every load is a whole vector at its own place, so edges need no copies: tiles wholly inside take
 // the fast path, the others look up each pixel. Parallel over lines (forward, input gradient) or
@@ -16,9 +15,10 @@
 
 namespace pyconv::PYCONV_TARGET {
 
+// All channels of all taps are held at a time, at most 8 MB of them.
 PYCONV_INLINE bool depthwise_fits(const Correlation& q) {
   return q.layout == Layout::nhwc && q.source_channels == 1 && q.result_channels == 1 &&
-         q.groups > 1 && q.taps() <= 1024;
+         q.groups > 1 && q.taps() <= 1024 && q.groups <= (1 << 20) / q.taps();
 }
 
 constexpr int depthwise_pixels = 8, depthwise_edge = 4;  // pixels of a tile inside, and else
