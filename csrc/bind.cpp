@@ -51,7 +51,6 @@ class Plan : public BoundPlan {
     require_ok(status);
   }
 
- private:
   // The kernels trust their pointers, so even a direct call of this class must bring what the plan
   // says it will touch. The plan knows bytes, which is all that safety needs.
   static const void* pointer(const char* name, const py::object& object, std::size_t bytes) {
@@ -85,6 +84,43 @@ void activation_backward(const std::string& activation, const py::array& dy, con
   require_ok(status);
 }
 
+const char* const layer_names[] = {
+    "batch_norm", "local_response_norm", "dropout", "activation", "sgd", "adam"};
+
+void run_layer(const std::string& kind, const py::tuple& arrays, const std::string& layout,
+               int64_t n, int64_t c, int64_t pixels, const py::tuple& numbers, bool backward,
+               bool training, int64_t size, uint64_t seed, const py::object& activation) {
+  pyconv_layer_desc d{};
+  d.struct_size = sizeof d;
+  d.op = kind.c_str();
+  d.kind = index_of(kind, "kind", kind, layer_names);
+  d.layout = index_of(kind, "layout", layout, layout_names);
+  d.activation = activation_of(kind, activation);
+  d.backward = backward;
+  d.training = training;
+  d.n = n, d.c = c, d.pixels = pixels, d.size = size, d.seed = seed;
+  if (arrays.empty() || arrays.size() > 8 || numbers.size() > 8)
+    raise(PyExc_ValueError, kind + ": takes 1 to 8 arrays and at most 8 numbers");
+  for (std::size_t i = 0; i < numbers.size(); ++i) d.numbers[i] = py::cast<double>(numbers[i]);
+  const auto first = py::cast<py::array>(arrays[0]);
+  d.dtype = first.itemsize() == 4 ? PYCONV_FLOAT32 : PYCONV_FLOAT64;
+  int64_t bytes[8];
+  require_ok(pyconv_layer_bytes(&d, bytes));
+  void* buffers[8] = {};
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    const py::object array = arrays[i];
+    if (array.is_none() && bytes[i] < 0) continue;
+    buffers[i] = const_cast<void*>(Plan::pointer(("array " + std::to_string(i)).c_str(), array,
+                                                 std::size_t(bytes[i] < 0 ? -bytes[i] : bytes[i])));
+  }
+  pyconv_status status;
+  {
+    py::gil_scoped_release release;
+    status = pyconv_run_layer(&d, buffers);
+  }
+  require_ok(status);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
@@ -97,6 +133,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("run", &Plan::run, py::arg("a"), py::arg("b"), py::arg("bias"), py::arg("residual"),
            py::arg("out"), py::arg("aux"), py::arg("workspace"), py::arg("b_is_packed") = false);
   m.def("activation_backward", &activation_backward);
+  m.def("run_layer", &run_layer, py::arg("kind"), py::arg("arrays"), py::arg("layout"),
+        py::arg("n"), py::arg("c"), py::arg("pixels"), py::arg("numbers"),
+        py::arg("backward") = false, py::arg("training") = false, py::arg("size") = 0,
+        py::arg("seed") = 0, py::arg("activation") = py::none());
   m.def("set_num_threads", &pyconv_set_num_threads);
   m.def("get_num_threads", &pyconv_get_num_threads);
   m.def("targets", [] {

@@ -230,6 +230,31 @@ pyconv_status pyconv_activation_backward(int32_t activation, int32_t dtype, int6
   });
 }
 
+pyconv_status pyconv_layer_bytes(const pyconv_layer_desc* desc, int64_t bytes[8]) {
+  return guarded([&] {
+    check_struct(desc);
+    i64 found[layer_buffers];
+    check_layer(*desc, found);
+    std::copy(found, found + layer_buffers, bytes);
+  });
+}
+
+pyconv_status pyconv_run_layer(const pyconv_layer_desc* desc, void* const buffers[8]) {
+  return guarded([&] {
+    check_struct(desc);
+    i64 bytes[layer_buffers];
+    const LayerProblem p = check_layer(*desc, bytes);
+    const Check check(desc->op, 1);
+    for (int i = 0; i < layer_buffers; ++i)
+      check.require(bytes[i] <= 0 || buffers[i], "buffer", i, "must not be NULL");
+    // About 8 operations and bytes an element.
+    const int threads = 8 * double(p.elements()) < serial_flops ? 1 : threads_now();
+    const auto run = current_target().layer[int(p.dtype)];
+    if (!run) check.fail("not built for this target");
+    run(p, buffers, threads);
+  });
+}
+
 void pyconv_set_num_threads(int32_t threads) {
   asked_threads.store(threads > 0 ? threads : 0);
 }

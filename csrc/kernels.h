@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 
+#include "layer.h"
 #include "problem.h"
 
 namespace pyconv {
@@ -35,6 +36,7 @@ struct Kernels {
   void (*pool[2])(const PoolProblem&, Pass, const Buffers&);
   void (*activation_backward[2])(Activation, i64 size, const void* dy, const void* y, void* dx,
                                  int threads);
+  void (*layer[2])(const LayerProblem&, void* const* buffers, int threads);
   bool device = false;  // buffers are a device's: the host must not read the indices in them
 };
 

@@ -8,10 +8,6 @@
 namespace pyconv {
 namespace {
 
-// Below this much work (operations and bytes, about 0.1 ms of a core) a second thread is not woken:
-// that takes 5 us on an idle machine, and milliseconds on one whose cores are busy.
-constexpr double serial_flops = 4e6;
-
 std::size_t round_up_64(std::size_t bytes) {
   return (bytes + 63) / 64 * 64;
 }

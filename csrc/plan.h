@@ -28,6 +28,10 @@ struct pyconv_plan {
 
 namespace pyconv {
 
+// Below this much work (operations and bytes, about 0.1 ms of a core) a second thread is not woken:
+// that takes 5 us on an idle machine, and milliseconds on one whose cores are busy.
+constexpr double serial_flops = 4e6;
+
 const char* algorithm_name(Algorithm);
 
 // Throws ValueError.

@@ -32,6 +32,7 @@ const Kernels kernels_table{
     {reshape<float>, reshape<double>},
     {pool<float>, pool<double>},
     {chain_by_default<float>, chain_by_default<double>},
+    {},
     true};
 
 }  // namespace

@@ -115,6 +115,22 @@ def activation_backward(
     y: np.ndarray[Any, Any],
     dx: np.ndarray[Any, Any],
 ) -> None: ...
+def run_layer(
+    kind: str,
+    arrays: tuple[np.ndarray[Any, Any] | None, ...],
+    layout: str,
+    n: int,
+    c: int,
+    pixels: int,
+    numbers: tuple[float, ...],
+    backward: bool = False,
+    training: bool = False,
+    size: int = 0,
+    seed: int = 0,
+    activation: str | None = None,
+) -> None:
+    """See pyconv_layer_desc in pyconv.h: kinds, their arrays and numbers."""
+
 def set_num_threads(threads: int) -> None:
     """0 goes back to what OpenMP says."""
 

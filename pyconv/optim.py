@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from pyconv._arrays import Array
+from pyconv.nn._kernel import update
 from pyconv.nn.layer import Parameter
 
 Schedule = Callable[[int], float]
@@ -99,13 +100,15 @@ class Optimizer:
         for name, parameter in self.parameters.items():
             if not parameter.trainable or parameter.grad is None:
                 continue
-            if not parameter.value.flags.writeable:
-                parameter.value = parameter.value.copy()
+            flags = parameter.value.flags
+            if not (flags.writeable and flags.c_contiguous):
+                parameter.value = parameter.value.copy(order="C")
             own = self._slots.setdefault(name, {})
             for slot in self.slots:
                 if slot not in own:
                     own[slot] = np.zeros_like(parameter.value)
-            self._move(parameter.value, parameter.grad, own, lr)
+            grad = np.ascontiguousarray(parameter.grad, parameter.value.dtype)
+            self._move(parameter.value, grad, own, lr)
 
     def _move(self, value: Array, grad: Array, own: dict[str, Array], lr: float) -> None:
         raise NotImplementedError
@@ -168,14 +171,8 @@ class SGD(Optimizer):
         self.slots = ("velocity",) if momentum else ()
 
     def _move(self, value: Array, grad: Array, own: dict[str, Array], lr: float) -> None:
-        if self.weight_decay:
-            grad = grad + self.weight_decay * value
-        if self.momentum:
-            velocity = own["velocity"]
-            velocity *= self.momentum
-            velocity += grad
-            grad = grad + self.momentum * velocity if self.nesterov else velocity
-        value -= lr * grad
+        numbers = lr, self.momentum, self.weight_decay, float(self.nesterov)
+        update("sgd", (value, grad, own.get("velocity")), numbers)
 
 
 class Adam(Optimizer):
@@ -199,15 +196,22 @@ class Adam(Optimizer):
         self.betas, self.eps = betas, eps
 
     def _move(self, value: Array, grad: Array, own: dict[str, Array], lr: float) -> None:
-        if self.weight_decay:
-            grad = grad + self.weight_decay * value
-        (beta1, beta2), mean, square = self.betas, own["mean"], own["square"]
-        mean *= beta1
-        mean += (1 - beta1) * grad
-        square *= beta2
-        square += (1 - beta2) * grad * grad
-        root = np.sqrt(square / (1 - beta2**self.steps)) + self.eps
-        value -= lr / (1 - beta1**self.steps) * mean / root
+        self._adam(value, grad, own, lr, self.weight_decay, 1.0)
+
+    def _adam(
+        self,
+        value: Array,
+        grad: Array,
+        own: dict[str, Array],
+        lr: float,
+        penalty: float,
+        factor: float,
+    ) -> None:
+        """`penalty` times the weights joins the gradient; the weights are first times `factor`."""
+        beta1, beta2 = self.betas
+        rate, widen = lr / (1 - beta1**self.steps), 1 / (1 - beta2**self.steps)
+        numbers = rate, beta1, beta2, widen, self.eps, penalty, factor
+        update("adam", (value, grad, own["mean"], own["square"]), numbers)
 
 
 class AdamW(Adam):
@@ -228,5 +232,4 @@ class AdamW(Adam):
         self.decay = weight_decay
 
     def _move(self, value: Array, grad: Array, own: dict[str, Array], lr: float) -> None:
-        value *= 1 - lr * self.decay
-        super()._move(value, grad, own, lr)
+        self._adam(value, grad, own, lr, 0.0, 1 - lr * self.decay)

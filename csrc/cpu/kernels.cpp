@@ -6,6 +6,7 @@
 #include "pointwise.h"
 #include "pool.h"
 #include "reduce.h"
+#include "update.h"
 #include "winograd.h"
 
 #define PYCONV_STRING_(text) #text
@@ -43,6 +44,7 @@ const Kernels kernels_table{PYCONV_STRING(PYCONV_TARGET),
                              {winograd_kernel, {}}},
                             {reshape<float>, reshape<double>},
                             {pool<float>, pool<double>},
-                            {activation_backward<float>, activation_backward<double>}};
+                            {activation_backward<float>, activation_backward<double>},
+                            {layer<float>, layer<double>}};
 
 }  // namespace pyconv::PYCONV_TARGET

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from pyconv._arrays import Array, Shape
-from pyconv.nn.layer import Layer
+from pyconv.nn.activation import _Activation
+from pyconv.nn.conv import _Conv
+from pyconv.nn.layer import Layer, keeping
+from pyconv.nn.norm import _BatchNorm
 
 
 class _Container(Layer):
@@ -47,10 +51,41 @@ class Sequential(_Container):
     (2, 10)
     """
 
-    def forward(self, x: Array) -> Array:
-        for layer in self._all.values():
-            x = layer(x)
+    @property
+    def fuses(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self[-1].fuses if self._all else ()
+
+    def forward(self, x: Array, **fused: Any) -> Array:
+        """fused: what the last layer takes."""
+        groups = self.fused()
+        for index, (layer, norm, activation) in enumerate(groups):
+            given = fused if index == len(groups) - 1 else {}
+            if activation is not None:
+                given = given | {"activation": activation.name}
+            if norm is not None:
+                x = layer.apply(x, *norm.folded(*layer._values()), **given)
+            else:
+                x = layer.forward(x, **given) if given else layer(x)
+            if activation is not None:
+                activation.keep(x)
         return x
+
+    def fused(self) -> list[tuple[Any, Any, Any]]:
+        """The layers as they run now: (layer, batch norm or None, activation or None), as one pass.
+
+        An activation whose gradient follows from its result joins the layer before it; without a
+        gradient to come every activation does, and a batch norm in inference the convolution.
+        """
+        layers = list(self._all.values())
+        groups: list[tuple[Any, Any, Any]] = []
+        while layers:
+            layer, norm, activation = layers.pop(0), None, None
+            if layers and not keeping() and isinstance(layer, _Conv) and _infers(layers[0]):
+                norm = layers.pop(0)
+            if layers and "activation" in layer.fuses and _may_join(layers[0]):
+                activation = layers.pop(0)
+            groups.append((layer, norm, activation))
+        return groups
 
     def backward(self, dy: Array) -> Array:
         layers = list(self._all.values())
@@ -125,8 +160,16 @@ class Residual(Layer):
     def __init__(self, body: Layer, shortcut: Layer | None = None) -> None:
         self.body, self.shortcut = body, shortcut
 
-    def forward(self, x: Array) -> Array:
-        return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
+    @property
+    def fuses(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("activation",) if self.body.fuses == ("activation", "residual") else ()
+
+    def forward(self, x: Array, activation: str | None = None) -> Array:
+        beside = x if self.shortcut is None else self.shortcut(x)
+        if self.fuses:
+            body: Any = self.body
+            return body.forward(x, activation=activation, residual=beside)
+        return self.body(x) + beside
 
     def backward(self, dy: Array) -> Array:
         self.body.input_gradient = self.input_gradient
@@ -141,6 +184,14 @@ class Residual(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         return self.body.output_shape(shape)
+
+
+def _infers(layer: Layer) -> bool:
+    return isinstance(layer, _BatchNorm) and not layer.training
+
+
+def _may_join(layer: Layer) -> bool:
+    return isinstance(layer, _Activation) and not (keeping() and layer.reads_input)
 
 
 def _learns(layer: Layer) -> bool:

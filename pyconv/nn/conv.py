@@ -55,14 +55,20 @@ class _Kernel(_Weighted, Spatial):
     """What convolutions and transposed ones share: they differ in options and weight shape."""
 
     options: ClassVar[tuple[str, ...]]
+    fuses: tuple[str, ...] = ("activation",)
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.options}
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Array, **fused: Any) -> Array:
+        """fused: activation and residual of `pyconv.conv2d`; their gradients are the caller's."""
         self.keep(x)
+        return self.apply(x, *self._values(), **fused)
+
+    def apply(self, x: Array, w: Array, b: Array | None, **fused: Any) -> Array:
+        """This layer's operation with other weights."""
         with config(batch_invariant=True):
-            return type(self).function(x, *self._values(), **self._options())
+            return type(self).function(x, w, b, **self._options(), **fused)
 
     def backward(self, dy: Array) -> Array:
         (x,) = self.kept()
@@ -83,6 +89,7 @@ class _Kernel(_Weighted, Spatial):
 
 class _Conv(_Kernel):
     operation = "conv"
+    fuses = ("activation", "residual")
     options = ("stride", "padding", "dilation", "groups", "padding_mode")
 
     def __init__(
@@ -233,7 +240,9 @@ class Linear(_Weighted):
         self.bias, self.init = bias, init
         self._make((out_features, in_features), out_features, bias, init)
 
-    def forward(self, x: Array) -> Array:
+    fuses = ("activation",)
+
+    def forward(self, x: Array, activation: str | None = None) -> Array:
         if x.ndim < 2 or x.shape[-1] != self.in_features:
             raise ValueError(f"Linear: x must be (..., {self.in_features}), got {x.shape}")
         rows = x.reshape(1, -1, self.in_features)
@@ -242,7 +251,8 @@ class Linear(_Weighted):
         shape = (*x.shape[:-1], self.out_features)
         if not rows.size:
             return np.zeros(shape, x.dtype)
-        return functional.conv1d(rows, w[:, :, None], b, layout="NHWC").reshape(shape)
+        y = functional.conv1d(rows, w[:, :, None], b, layout="NHWC", activation=activation)
+        return y.reshape(shape)
 
     def backward(self, dy: Array) -> Array:
         (rows,) = self.kept()

@@ -91,6 +91,10 @@ class Layer:
     registry: ClassVar[dict[str, type[Layer]]] = {}
     buffer_names: ClassVar[tuple[str, ...]] = ()
 
+    # What forward() takes beside x to run in the same pass: "activation", "residual". A subclass
+    # with a forward of its own starts from none.
+    fuses: tuple[str, ...] = ()
+
     training = True
     input_gradient = True  # False: backward() may return None, the caller does not want dx
     _kept: tuple[Any, ...] | None = None
@@ -98,6 +102,8 @@ class Layer:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         Layer.registry[_type_name(cls)] = cls
+        if "forward" in vars(cls) and "fuses" not in vars(cls):
+            cls.fuses = ()
 
     def __call__(self, x: Array) -> Array:
         return self.forward(x)

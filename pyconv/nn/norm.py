@@ -9,13 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from pyconv._arrays import Array, Shape
-from pyconv.nn import init
-from pyconv.nn.layer import Layer, Parameter
+from pyconv.nn import _kernel, init
+from pyconv.nn.layer import Layer, Parameter, keeping
 
 
 class _BatchNorm(Layer):
     axes: ClassVar[int]
     buffer_names = ("mean", "variance")
+    fuses = ("activation", "residual")
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         self.channels, self.eps, self.momentum = channels, eps, momentum
@@ -24,47 +25,57 @@ class _BatchNorm(Layer):
         self.mean = init.make("zeros", (channels,))
         self.variance = init.make("ones", (channels,))
 
-    def forward(self, x: Array) -> Array:
+    def forward(
+        self, x: Array, activation: str | None = None, residual: Array | None = None
+    ) -> Array:
+        """activation and residual: fused behind, their gradients are the caller's."""
         if x.ndim != self.axes + 2 or x.shape[1] != self.channels:
             raise ValueError(
                 f"{type(self).__name__}: x must have {self.axes + 2} axes and {self.channels} "
                 f"channels, got {x.shape}"
             )
-        over = (0, *range(2, x.ndim))
+        if self.training and x.size // self.channels < 2:
+            raise ValueError(
+                f"{type(self).__name__}: training needs more than one value a channel, "
+                f"x is {x.shape}"
+            )
+        _kernel.require_float(type(self).__name__, x, self.w.value)
+        x = _kernel.dense(x)
+        y, saved = np.empty_like(x), np.empty(2 * self.channels, x.dtype)
         if self.training:
-            count = x.size // self.channels
-            if count < 2:
-                raise ValueError(
-                    f"{type(self).__name__}: training needs more than one value a channel, "
-                    f"x is {x.shape}"
-                )
-            mean = x.mean(over)
-            centred = x - self._wide(mean)
-            variance = (centred * centred).mean(over)
-            m = x.dtype.type(self.momentum)
-            self.mean = (1 - m) * self.mean + m * mean
-            self.variance = (1 - m) * self.variance + m * variance * (count / (count - 1))
-        else:
-            centred = x - self._wide(self.mean)
-            variance = self.variance
-        scale = 1 / np.sqrt(variance + x.dtype.type(self.eps))
-        normal = centred * self._wide(scale)
-        self.keep(normal, scale, self.training)
-        return normal * self._wide(self.w.value) + self._wide(self.b.value)
+            self.mean, self.variance = self.mean.copy(), self.variance.copy()
+        _kernel.run(
+            "batch_norm",
+            x,
+            (
+                *(x, self.w.value, self.b.value, self.mean, self.variance),
+                None if residual is None else _kernel.like(residual, x),
+                *(y, saved),
+            ),
+            (self.eps, self.momentum),
+            training=self.training,
+            activation=activation,
+        )
+        self.keep(x, saved, self.training)
+        return y
+
+    def folded(self, w: Array, b: Array | None) -> tuple[Array, Array]:
+        """Weights and bias that do in inference what (w, b) and this layer do."""
+        number = w.dtype.type
+        scale = self.w.value / np.sqrt(self.variance + number(self.eps))
+        shift = self.b.value - self.mean * scale
+        wide = w * scale.reshape(-1, *[1] * (w.ndim - 1))
+        return wide, shift if b is None else shift + b * scale
 
     def backward(self, dy: Array) -> Array:
-        normal, scale, training = self.kept()
-        over = (0, *range(2, dy.ndim))
-        dw, db = (dy * normal).sum(over), dy.sum(over)
+        x, saved, training = self.kept()
+        dy = _kernel.like(dy, x)
+        dx, dw, db = np.empty_like(x), np.empty_like(self.w.value), np.empty_like(self.b.value)
+        arrays = (dy, x, self.w.value, saved, dx, dw, db)
+        _kernel.run("batch_norm", x, arrays, backward=True, training=training)
         self.w.accumulate(dw)
         self.b.accumulate(db)
-        if training:
-            count = dy.size // self.channels
-            dy = dy - self._wide(db / count) - normal * self._wide(dw / count)
-        return dy * self._wide(self.w.value * scale)
-
-    def _wide(self, per_channel: Array) -> Array:
-        return per_channel.reshape(-1, *[1] * self.axes)
+        return dx
 
     def multiply_adds(self, shape: Shape) -> int:
         return math.prod(shape)
@@ -160,31 +171,25 @@ class LocalResponseNorm(Layer):
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def forward(self, x: Array) -> Array:
-        number = x.dtype.type
-        below = self.size // 2
-        s = number(self.k) + number(self.alpha / self.size) * self._window(x * x, below)
-        y = x * s ** number(-self.beta)
-        self.keep(x, s, y)
+        if x.ndim < 2:
+            raise ValueError(f"LocalResponseNorm: x must be (N, C, ...), got {x.shape}")
+        _kernel.require_float("LocalResponseNorm", x)
+        x = _kernel.dense(x)
+        y, s = np.empty_like(x), np.empty_like(x) if keeping() else None
+        _kernel.run("local_response_norm", x, (x, y, s), self._numbers(), size=self.size)
+        self.keep(x, s)
         return y
 
     def backward(self, dy: Array) -> Array:
-        x, s, y = self.kept()
-        number = dy.dtype.type
-        # dx = dy s^-beta - 2 alpha/size beta x sum(dy y / s): the sum runs over the channels whose
-        # window holds this one, so the window is mirrored.
-        mirrored = self._window(dy * y / s, self.size - 1 - self.size // 2)
-        factor = number(2 * self.alpha / self.size * self.beta)
-        return dy * s ** number(-self.beta) - factor * x * mirrored
+        x, s = self.kept()
+        dx = np.empty_like(x)
+        arrays = (_kernel.like(dy, x), x, s, dx)
+        numbers, size = self._numbers(), self.size
+        _kernel.run("local_response_norm", x, arrays, numbers, size=size, backward=True)
+        return dx
 
-    def _window(self, a: Array, below: int) -> Array:
-        """Sum over the channels from c - below to c - below + size - 1."""
-        total = np.zeros_like(a)
-        channels = a.shape[1]
-        for offset in range(-below, self.size - below):
-            start, stop = max(0, -offset), min(channels, channels - offset)
-            if start < stop:
-                total[:, start:stop] += a[:, start + offset : stop + offset]
-        return total
+    def _numbers(self) -> tuple[float, ...]:
+        return self.alpha / self.size, self.beta, self.k
 
     def multiply_adds(self, shape: Shape) -> int:
         return math.prod(shape) * (self.size + 1)
@@ -206,20 +211,27 @@ class Dropout(Layer):
         if not 0 <= p < 1:
             raise ValueError(f"Dropout: p must be in [0, 1), got {p}")
         self.p = p
-        self._rng = np.random.default_rng(0)
+        self._seed = 0
 
     def reseed(self, *seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
+        self._seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
 
     def forward(self, x: Array) -> Array:
         if not self.training or self.p == 0:
             self.keep(None)
             return x
-        kept = self._rng.random(x.shape, np.float32) >= self.p
-        scale = kept * x.dtype.type(1 / (1 - self.p))
-        self.keep(scale)
-        return x * scale
+        seed, self._seed = self._seed, (self._seed + 1) % 2**64
+        self.keep(seed)
+        return self._drop(x, seed)
 
     def backward(self, dy: Array) -> Array:
-        (scale,) = self.kept()
-        return dy if scale is None else dy * scale
+        (seed,) = self.kept()
+        return dy if seed is None else self._drop(dy, seed)
+
+    def _drop(self, x: Array, seed: int) -> Array:
+        """The mask follows from the seed and the place in memory: it need not be kept."""
+        _kernel.require_float("Dropout", x)
+        x = _kernel.dense(x)
+        y = np.empty_like(x)
+        _kernel.update("dropout", (x, y), (self.p,), seed=seed)
+        return y

@@ -188,6 +188,43 @@ PYCONV_API pyconv_status pyconv_run(const pyconv_plan* plan, const pyconv_buffer
 PYCONV_API pyconv_status pyconv_activation_backward(int32_t activation, int32_t dtype, int64_t size,
                                                     const void* dy, const void* y, void* dx);
 
+/* What networks do between convolutions, each in one pass over memory or few. x and y are (N, C,
+ * pixels), or (N, pixels, C) for NHWC; for the optimizers n elements, c = pixels = 1. Buffers by
+ * kind, C the channels; those in brackets may be NULL:
+ *   BATCH_NORM           x, w, b, mean, variance (running: written in training), [residual], y,
+ *                        saved[2 C] (written); y = activation(w (x - mean) / std + b + residual)
+ *                        backward: dy, x, w, saved, dx, dw, db (before activation and residual)
+ *                        numbers: eps, momentum
+ *   LOCAL_RESPONSE_NORM  x, y, [s] (written); backward: dy, x, s (overwritten), dx
+ *                        numbers: alpha / size, beta, k
+ *   DROPOUT              x, y; its own backward with the same seed; numbers: p
+ *   ACTIVATION           x, y; its gradient is pyconv_activation_backward
+ *   SGD                  w, grad, [velocity]; numbers: lr, momentum, decay, nesterov (0 or 1)
+ *   ADAM                 w, grad, mean, square; numbers: lr / (1 - beta1^t), beta1, beta2,
+ *                        1 / (1 - beta2^t), eps, decay of the gradient, factor of the weights */
+typedef enum pyconv_layer_kind {
+  PYCONV_BATCH_NORM = 0,
+  PYCONV_LOCAL_RESPONSE_NORM = 1,
+  PYCONV_DROPOUT = 2,
+  PYCONV_ACTIVATION = 3,
+  PYCONV_SGD = 4,
+  PYCONV_ADAM = 5
+} pyconv_layer_kind;
+
+typedef struct pyconv_layer_desc {
+  size_t struct_size;
+  const char* op;
+  int32_t kind, dtype, layout, activation, backward, training;
+  int64_t n, c, pixels;
+  int64_t size; /* LOCAL_RESPONSE_NORM: channels of a window */
+  uint64_t seed;
+  double numbers[8];
+} pyconv_layer_desc;
+
+/* Bytes of each buffer; 0: not used, negative: may be NULL. */
+PYCONV_API pyconv_status pyconv_layer_bytes(const pyconv_layer_desc* desc, int64_t bytes[8]);
+PYCONV_API pyconv_status pyconv_run_layer(const pyconv_layer_desc* desc, void* const buffers[8]);
+
 PYCONV_API void pyconv_set_num_threads(int32_t threads); /* 0: as OpenMP says */
 PYCONV_API int32_t pyconv_get_num_threads(void);
 
