@@ -15,6 +15,9 @@ struct Epilogue {
   T* out;
   Activation activation;
 
+  // Whether the sums are the results.
+  PYCONV_INLINE bool plain() const { return !bias && !residual && activation == Activation::none; }
+
   PYCONV_INLINE Vec<T> finish(Vec<T> sum, Vec<T> added, Vec<T> beside) const {
     if (bias) sum += added;
     if (residual) sum += beside;

@@ -2,168 +2,99 @@
 //
 //   forward, input gradient   A = weights, B = columns (NCHW: lanes run along pixels)
 //                             A = columns, B = weights (NHWC: lanes run along channels)
-//   weight gradient           A = dy, B = columns, the depth runs over the pixels of all images
+//   weight gradient           the depth runs over the pixels of all images, see gemm_weight.h
 //
-// Parallel over groups x blocks of m x blocks of n; a task packs its tile of columns (never more
-// than pixel_block x depth_block) and holds its sums in scratch. The register tile is flushed into
-// them every depth_block products, which bounds the rounding error of long sums, and every element
-// is summed in the same order wherever it lies: results depend on neither batch nor threads.
-// Loops and packing as in Goto and van de Geijn, "Anatomy of high-performance matrix
-// multiplication", 2008.
+// Parallel over groups x blocks of pixels x blocks of channels. NCHW: a task gathers its columns
+// for a block of the depth at a time. NHWC: the micro-kernel reads pixels where they lie, through a
+// table of pointers, one for each pixel and tap; with few channels they are gathered as well. The
+// register tile is flushed into the task's sums after each block of the depth, which bounds the
+// rounding error of long sums, and every element is summed in the same order wherever it lies:
+// results depend on neither batch nor threads.
+// Loops as in Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008;
+// the table is that of Dukhan, "The indirect convolution algorithm", 2019.
 #pragma once
 #include "border.h"
 #include "epilogue.h"
+#include "gemm_tile.h"
 #include "im2col.h"
 #include "reduce.h"
 
 namespace pyconv::PYCONV_TARGET {
 
-// Tiles of the micro-kernel: 8 x 3 vectors leave room for 3 of B and 1 of A in 32 registers, 6 x 2
-// likewise in 16. depth_block: a B tile of 8 * 48 floats * 160 is 30 KB, an L1 cache.
-constexpr int tile_rows = vector_registers == 32 ? 8 : 6;
-constexpr int tile_vectors = vector_registers == 32 ? 3 : 2;
+// The right side's panel for a block of the depth: 48 floats * 160 are 30 KB, an L1 cache.
+constexpr i64 panel_bytes = 30 * 1024;
 template <class T>
-constexpr i64 tile_columns = tile_vectors * lanes<T>;
-template <class T>
-constexpr i64 depth_block = 30 * 1024 / (tile_columns<T> * i64(sizeof(T))) / 16 * 16;
-constexpr i64 column_block = 4;  // tiles of columns in a task
-constexpr i64 row_block = 32;    // tiles of rows in a task
+constexpr i64 depth_block = panel_bytes / (tile_columns<T> * i64(sizeof(T))) / 16 * 16;
+constexpr i64 most_pixels = 192;    // of a task
+constexpr i64 most_channels = 512;  // of a task
 
-// sums[ROWS, VECTORS] (+)= a[depth, ROWS]^T b[depth, VECTORS].
-template <class T, int ROWS, int VECTORS>
-void multiply_tile(i64 depth, const T* a, const T* b, T* sums, bool add) {
-  Vec<T> tile[ROWS][VECTORS] = {};
-  for (i64 k = 0; k < depth; ++k) {
-    Vec<T> right[VECTORS];
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) right[v] = load(b + v * lanes<T>);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      const Vec<T> left = splat(a[r]);
-#pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) tile[r][v] += left * right[v];
-    }
-    a += ROWS;
-    b += VECTORS * lanes<T>;
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) {
-      T* to = sums + (r * VECTORS + v) * lanes<T>;
-      store(to, add ? load(to) + tile[r][v] : tile[r][v]);
-    }
+// Few channels a tap make short loops: then columns are gathered.
+PYCONV_INLINE bool reads_in_place(const Correlation& q) {
+  return q.layout == Layout::nhwc && q.source_channels >= 16 && q.source_channels <= 1 << 16 &&
+         q.taps() <= 1024;
 }
 
-template <class T, int VECTORS>
-PYCONV_INLINE void multiply_rows(int rows, i64 depth, const T* a, const T* b, T* sums, bool add) {
-  static_assert(tile_rows <= 8);
-  switch (rows) {
-    case 1: return multiply_tile<T, 1, VECTORS>(depth, a, b, sums, add);
-    case 2: return multiply_tile<T, 2, VECTORS>(depth, a, b, sums, add);
-    case 3: return multiply_tile<T, 3, VECTORS>(depth, a, b, sums, add);
-    case 4: return multiply_tile<T, 4, VECTORS>(depth, a, b, sums, add);
-    case 5: return multiply_tile<T, 5, VECTORS>(depth, a, b, sums, add);
-    case 6: return multiply_tile<T, 6, VECTORS>(depth, a, b, sums, add);
-    case 7: return multiply_tile<T, 7, VECTORS>(depth, a, b, sums, add);
-    default: return multiply_tile<T, tile_rows, VECTORS>(depth, a, b, sums, add);
-  }
+// A side of `size`, its full vectors spread evenly over as few panels as there can be.
+template <class T>
+PYCONV_INLINE Side even_side(i64 size) {
+  const i64 panels = max_of<i64>(1, ceil_div(size, tile_columns<T>));
+  return {size, max_of<i64>(lanes<T>, round_up(ceil_div(size, panels), lanes<T>)), lanes<T>};
 }
 
-// A side of the product is cut into panels, `width` elements for each step of the depth: full ones,
-// then one narrower. Panel i of a packed side of depth d begins at i * width * d.
-struct Side {
-  i64 size;   // rows or columns
-  i64 width;  // of a full panel
-  i64 round;  // the last panel is a multiple of this wide
-
-  PYCONV_INLINE i64 panels() const { return ceil_div(size, width); }
-  PYCONV_INLINE i64 valid(i64 panel) const { return min_of(width, size - panel * width); }
-  PYCONV_INLINE i64 stored(i64 panel) const { return round_up(valid(panel), round); }
-  PYCONV_INLINE i64 total() const {  // elements of all panels, for each step of the depth
-    return (panels() - 1) * width + stored(panels() - 1);
-  }
-};
-
+// The result channels of a group, as its weights are packed.
 template <class T>
-PYCONV_INLINE Side row_side(i64 size) {
-  return {size, tile_rows, 1};
+PYCONV_INLINE Side channel_side(const Correlation& q) {
+  return q.layout == Layout::nhwc ? even_side<T>(q.result_channels)
+                                  : row_side<T>(q.result_channels);
 }
 
-template <class T>
-PYCONV_INLINE Side column_side(i64 size) {
-  return {size, tile_columns<T>, lanes<T>};
-}
-
-// A packed side and the block of its depth to use: `depth` steps are stored, those from `first` on
-// are taken.
-template <class T>
-struct Panels {
-  const T* data;
-  i64 depth, first;
-
-  PYCONV_INLINE const T* at(const Side& side, i64 panel) const {
-    return data + panel * side.width * depth + first * side.stored(panel);
-  }
-};
-
-// All tiles of rows x columns for one block of the depth; tile (row panel i, column panel j) of the
-// sums begins at (j * rows.panels() + i) * full tile.
-template <class T>
-void multiply_block(const Side& rows, const Side& columns, i64 depth, const Panels<T>& a,
-                    const Panels<T>& b, T* sums, bool add) {
-  constexpr i64 tile = tile_rows * tile_columns<T>;
-  for (i64 j = 0; j < columns.panels(); ++j) {
-    const int vectors = int(columns.stored(j) / lanes<T>);
-    for (i64 i = 0; i < rows.panels(); ++i) {
-      const int count = int(rows.valid(i));
-      const T *left = a.at(rows, i), *right = b.at(columns, j);
-      T* to = sums + (j * rows.panels() + i) * tile;
-      if (vectors == tile_vectors)
-        multiply_rows<T, tile_vectors>(count, depth, left, right, to, add);
-      else if (vectors == 2)
-        multiply_rows<T, 2>(count, depth, left, right, to, add);
-      else
-        multiply_rows<T, 1>(count, depth, left, right, to, add);
-    }
-  }
-}
-
-template <class T>
-PYCONV_INLINE i64 sums_elements(const Side& rows, const Side& columns) {
-  return rows.panels() * columns.panels() * tile_rows * tile_columns<T>;
-}
-
-// How a pass over one phase is cut into tasks; the same on every machine and for every batch.
+// How a phase is cut into tasks, and the depth into blocks.
 template <class T>
 struct GemmBlocks {
-  bool channels_last;
+  bool channels_last, in_place;
   Side pixels, channels;  // of one task; the last ones may be smaller
   i64 pixel_blocks, channel_blocks;
+  i64 steps, segments;  // of a block of the depth: segments of `steps` each
+  i64 pitch;            // of the gathered columns
 
-  explicit GemmBlocks(const Correlation& q) : channels_last(q.layout == Layout::nhwc) {
+  PYCONV_INLINE const Side& rows() const { return channels_last ? pixels : channels; }
+  PYCONV_INLINE const Side& vectors() const { return channels_last ? channels : pixels; }
+
+  explicit GemmBlocks(const Correlation& q)
+      : channels_last(q.layout == Layout::nhwc), in_place(reads_in_place(q)) {
+    const Side all = channel_side<T>(q);
     const i64 pixel_width = channels_last ? tile_rows : tile_columns<T>;
-    const i64 channel_width = channels_last ? tile_columns<T> : tile_rows;
-    i64 pixel_size = (channels_last ? row_block : column_block) * pixel_width;
-    i64 channel_size = (channels_last ? 2 * column_block : row_block) * channel_width;
-    channel_size = min_of(channel_size, round_up(q.result_channels, channel_width));
-    // Small maps: smaller blocks of channels until there is work for several threads.
-    const i64 image_blocks = ceil_div(q.image_pixels(), pixel_size) * q.groups;
-    while (image_blocks * ceil_div(q.result_channels, channel_size) < 8 &&
-           channel_size >= 4 * channel_width)
-      channel_size = round_up(channel_size / 2, channel_width);
-    pixels = channels_last ? row_side<T>(pixel_size) : column_side<T>(pixel_size);
-    channels = channels_last ? column_side<T>(channel_size) : row_side<T>(channel_size);
+    pixel_blocks = max_of<i64>(1, ceil_div(q.pixels(), round_up(most_pixels, pixel_width)));
+    const i64 pixel_size =
+        round_up(ceil_div(max_of<i64>(1, q.pixels()), pixel_blocks), pixel_width);
     pixel_blocks = ceil_div(q.pixels(), pixel_size);
-    channel_blocks = ceil_div(q.result_channels, channel_size);
+    i64 panels = max_of<i64>(1, min_of(all.panels(), most_channels / all.width));
+    // Few pixels: smaller blocks of channels until there is work for several threads.
+    while (q.groups * pixel_blocks * ceil_div(all.panels(), panels) < 16 && panels > 1)
+      panels = (panels + 1) / 2;
+    channel_blocks = ceil_div(all.panels(), panels);
+    const i64 channel_size = panels * all.width;
+    pixels = channels_last ? row_side<T>(pixel_size) : column_side<T>(pixel_size);
+    channels = {channel_size, all.width, all.round};
+    const i64 c = q.source_channels, most = depth_block<T>;
+    segments = in_place ? max_of<i64>(1, most / c) : 1;
+    const i64 whole = in_place ? c : q.depth();
+    steps = ceil_div(whole, ceil_div(whole, most));
+    pitch = round_up(channels_last ? steps : pixel_size, lanes<T>) + lanes<T>;
+  }
+
+  // Columns, or the table and the zeros that it points to outside the image.
+  i64 column_bytes(const Correlation& q) const {
+    const i64 bytes =
+        in_place ? pixels.size * q.taps() * i64(sizeof(void*)) + q.source_channels * i64(sizeof(T))
+                 : (channels_last ? pixels.size : steps) * pitch * i64(sizeof(T));
+    return round_up(bytes, 64) + 64;
   }
 };
 
 template <class T>
 i64 packed_group_elements(const Correlation& q) {
-  const Side channels =
-      q.layout == Layout::nhwc ? column_side<T>(q.result_channels) : row_side<T>(q.result_channels);
-  return channels.total() * q.depth();
+  return channel_side<T>(q).total() * q.depth();
 }
 
 // The border's gradients read w as it is: a copy of it then ends the packed weights.
@@ -189,8 +120,7 @@ void gemm_pack(const ConvProblem& p, Pass pass, const void* weights, void* packe
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
     const Correlation q = correlation(p, pass, phase);
     const bool channels_last = p.layout == Layout::nhwc;
-    const Side side =
-        channels_last ? column_side<T>(q.result_channels) : row_side<T>(q.result_channels);
+    const Side side = channel_side<T>(q);
     const i64 depth = q.depth(), taps = q.taps(), group_elements = packed_group_elements<T>(q);
     parallel_for(q.groups * side.panels(), threads, [&](i64 task, int) {
       const i64 group = task / side.panels(), panel = task % side.panels();
@@ -213,9 +143,146 @@ void gemm_pack(const ConvProblem& p, Pass pass, const void* weights, void* packe
   __builtin_memcpy(to, w, std::size_t(copied_weights(p, pass)) * sizeof(T));
 }
 
+// Where a panel of pixels goes: its first result, and how far apart the others are if all are
+// evenly spaced (0 if not).
+struct Place {
+  i64 offset, apart;
+};
+
+// How many pixels from `pixel` on are evenly spaced in the result.
+PYCONV_INLINE i64 even_run(const Correlation& q, i64 pixel) {
+  const bool channels_last = q.layout == Layout::nhwc;
+  const i64 image = q.image_pixels();
+  if ((channels_last ? q.result.n : q.result.c) != image * q.result.axis[2])
+    return q.axis[2].count - pixel % q.axis[2].count;
+  return channels_last ? q.pixels() - pixel : image - pixel % image;
+}
+
+// One task: a block of pixels by a block of channels of one group.
+template <class T>
+struct GemmTask {
+  const Correlation& q;
+  const GemmBlocks<T>& blocks;
+  Side pixels, channels;
+  i64 pixel0, channel0;
+  const T *source, *end;  // the group's first channel; the end of all images
+  const T* weights;       // of the task's first channel
+  T *columns, *sums;
+  Place places[most_pixels / 4 + 1];  // a panel has at least 4 pixels
+
+  PYCONV_INLINE const Side& rows() const { return blocks.channels_last ? pixels : channels; }
+  PYCONV_INLINE const Side& vectors() const { return blocks.channels_last ? channels : pixels; }
+  PYCONV_INLINE const T** table() const { return reinterpret_cast<const T**>(columns); }
+
+  void find_places() {
+    const i64 apart = q.axis[2].result_step * q.result.axis[2];
+    for (i64 i = 0; i < pixels.panels(); ++i) {
+      const i64 first = pixel0 + i * pixels.width;
+      places[i] = {result_offset(q, pixel_at(q, first)),
+                   even_run(q, first) >= pixels.valid(i) ? apart : 0};
+    }
+  }
+
+  // table()[tap * pixels + pixel]: where the pixel's channels begin for that tap.
+  void fill_table() {
+    const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
+    T* zeros = reinterpret_cast<T*>(table() + blocks.pixels.size * q.taps());
+    for (i64 c = 0; c < q.source_channels; ++c) zeros[c] = T(0);
+    for (i64 done = 0; done < pixels.size;) {
+      const Pixel at = pixel_at(q, pixel0 + done);
+      const i64 length = min_of(W.count - at.o[2], pixels.size - done);
+      const T** to = table() + done;
+      for (i64 jd = 0; jd < D.taps; ++jd)
+        for (i64 jh = 0; jh < H.taps; ++jh)
+          for (i64 jw = 0; jw < W.taps; ++jw, to += pixels.size) {
+            const i64 d = border_index(D.source(at.o[0], jd), D.source_size, q.border);
+            const i64 h = border_index(H.source(at.o[1], jh), H.source_size, q.border);
+            const T* row = source + at.n * q.source.n;
+            if (d >= 0 && h >= 0) row += d * q.source.axis[0] + h * q.source.axis[1];
+            for (i64 i = 0; i < length; ++i) {
+              const i64 w = border_index(W.source(at.o[2] + i, jw), W.source_size, q.border);
+              to[i] = d < 0 || h < 0 || w < 0 ? zeros : row + w * q.source.axis[2];
+            }
+          }
+      done += length;
+    }
+  }
+
+  // All tiles for the block of the depth that begins at k0; returns where it ends.
+  i64 multiply_from(i64 k0, const Epilogue<T>& ending) {
+    const i64 depth = q.depth(), c0 = k0 % q.source_channels;
+    const i64 steps = min_of(blocks.steps, blocks.in_place ? q.source_channels - c0 : depth - k0);
+    const i64 segments = min_of(blocks.segments, (depth - k0) / steps), k1 = k0 + steps * segments;
+    const bool last = k1 == depth;
+    if (!blocks.in_place)
+      gather_columns<T>(q, {source, end, k0, k1, pixel0, pixels.size, columns, blocks.pitch});
+    for (i64 j = 0; j < vectors().panels(); ++j) {
+      const i64 stored = vectors().stored(j);
+      const Right<T> right =
+          blocks.channels_last
+              ? Right<T>{weights + j * channels.width * depth + k0 * stored, stored}
+              : Right<T>{columns + j * pixels.width, blocks.pitch};
+      for (i64 i = 0; i < rows().panels(); ++i) {
+        const T* from[tile_rows];
+        Left<T> left{from, 0, segments, 0, 1};
+        const i64 count = rows().valid(i);
+        if (blocks.in_place) {
+          left = {table() + k0 / q.source_channels * pixels.size + i * tile_rows, pixels.size,
+                  segments, c0, 1};
+        } else if (blocks.channels_last) {
+          for (i64 r = 0; r < tile_rows; ++r)
+            from[r] = columns + (i * tile_rows + min_of(r, count - 1)) * blocks.pitch;
+        } else {
+          const T* panel = weights + i * tile_rows * depth + k0 * count;
+          for (i64 r = 0; r < tile_rows; ++r) from[r] = panel + min_of(r, count - 1);
+          left.step = count;
+        }
+        T* tile = sums + (j * rows().panels() + i) * tile_rows * tile_columns<T>;
+        Target<T> target{k0 > 0 ? tile : nullptr, tile, stored};
+        const Place& place = places[blocks.channels_last ? i : j];
+        const bool direct = last && ending.plain() && vectors().valid(j) == stored && place.apart &&
+                            (blocks.channels_last || place.apart == 1);
+        if (direct) {
+          const i64 channel = channel0 + (blocks.channels_last ? j : i) * channels.width;
+          target.to = ending.out + place.offset + channel * q.result.c;
+          target.step = blocks.channels_last ? place.apart : q.result.c;
+        }
+        multiply<T>(int(count), int(stored / lanes<T>), steps, left, right, target);
+        if (last && !direct) finish(tile, i, j, ending);
+      }
+    }
+    return k1;
+  }
+
+  void finish(const T* tile, i64 i, i64 j, const Epilogue<T>& ending) const {
+    const bool channels_last = blocks.channels_last;
+    const i64 panel = channels_last ? i : j, stored = vectors().stored(j);
+    const i64 channel = channel0 + (channels_last ? j : i) * channels.width;
+    const i64 apart = q.axis[2].result_step * q.result.axis[2];
+    for (i64 done = 0; done < pixels.valid(panel);) {
+      i64 run = pixels.valid(panel), offset = places[panel].offset;
+      if (!places[panel].apart) {
+        const i64 pixel = pixel0 + panel * pixels.width + done;
+        run = min_of(run - done, even_run(q, pixel));
+        offset = result_offset(q, pixel_at(q, pixel));
+      }
+      if (channels_last)
+        for (i64 r = 0; r < run; ++r)
+          ending.store_channels(tile + (done + r) * stored, channel, offset + r * apart + channel,
+                                channels.valid(j));
+      else
+        for (i64 r = 0; r < channels.valid(i); ++r)
+          ending.store_pixels(tile + r * stored + done, channel + r,
+                              offset + (channel + r) * q.result.c, apart, run);
+      done += run;
+    }
+  }
+};
+
 // One phase of a forward pass or an input gradient.
 template <class T>
-void gemm_phase(const ConvProblem& p, const Correlation& q, const T* packed, const Buffers& b) {
+void gemm_phase(const ConvProblem& p, const Correlation& phase, const T* packed, const Buffers& b) {
+  const Correlation q = without_rows(phase);
   const GemmBlocks<T> blocks(q);
   const i64 depth = q.depth(), group_elements = packed_group_elements<T>(q);
   const T* source = static_cast<const T*>(b.a);
@@ -224,56 +291,25 @@ void gemm_phase(const ConvProblem& p, const Correlation& q, const T* packed, con
         const i64 channel0 = task % blocks.channel_blocks * blocks.channels.size;
         const i64 pixel0 = task / blocks.channel_blocks % blocks.pixel_blocks * blocks.pixels.size;
         const i64 group = task / blocks.channel_blocks / blocks.pixel_blocks;
-        Side pixels = blocks.pixels, channels = blocks.channels;
-        pixels.size = min_of(pixels.size, q.pixels() - pixel0);
-        channels.size = min_of(channels.size, q.result_channels - channel0);
-        const bool channels_last = blocks.channels_last;
-        const Side &rows = channels_last ? pixels : channels,
-                   &columns = channels_last ? channels : pixels;
-
-        T* tile_of_columns = reinterpret_cast<T*>(b.scratch + thread * b.scratch_bytes);
-        T* sums = tile_of_columns + round_up(blocks.pixels.total(), 16) * depth_block<T>;
-        const T* weights = packed + group * group_elements + channel0 * depth;
-        const T* from = source + group * q.source_channels * q.source.c;
-        for (i64 k0 = 0; k0 < depth; k0 += depth_block<T>) {
-          const i64 steps = min_of(depth_block<T>, depth - k0);
-          for (i64 panel = 0; panel < pixels.panels(); ++panel) {
-            const i64 valid = pixels.valid(panel), stored = pixels.stored(panel);
-            T* to = tile_of_columns + panel * pixels.width * steps;
-            gather_columns(q, from, k0, k0 + steps, pixel0 + panel * pixels.width, valid, to,
-                           stored);
-            for (i64 k = 0; k < steps && valid < stored; ++k)
-              for (i64 i = valid; i < stored; ++i) to[k * stored + i] = T(0);
-          }
-          const Panels<T> left{weights, depth, k0}, right{tile_of_columns, steps, 0};
-          multiply_block(rows, columns, steps, channels_last ? right : left,
-                         channels_last ? left : right, sums, k0 > 0);
-        }
-
-        const Epilogue<T> end = epilogue<T>(p, q, b, group);
-        const i64 pixel_step = q.axis[2].result_step * q.result.axis[2];
-        for (i64 j = 0; j < columns.panels(); ++j)
-          for (i64 i = 0; i < rows.panels(); ++i) {
-            const T* tile = sums + (j * rows.panels() + i) * tile_rows * tile_columns<T>;
-            const i64 stored = columns.stored(j);
-            const i64 first = pixel0 + (channels_last ? i : j) * pixels.width;
-            const i64 channel = channel0 + (channels_last ? j : i) * channels.width;
-            for (i64 done = 0; done < pixels.valid(channels_last ? i : j);) {
-              const Pixel at = pixel_at(q, first + done);
-              const i64 offset = result_offset(q, at);
-              if (channels_last) {
-                end.store_channels(tile + done * stored, channel, offset + channel,
-                                   columns.valid(j));
-                ++done;
-                continue;
-              }
-              const i64 run = min_of(pixels.valid(j) - done, q.axis[2].count - at.o[2]);
-              for (i64 r = 0; r < rows.valid(i); ++r)
-                end.store_pixels(tile + r * stored + done, channel + r,
-                                 offset + (channel + r) * q.result.c, pixel_step, run);
-              done += run;
-            }
-          }
+        char* scratch = b.scratch + thread * b.scratch_bytes;
+        GemmTask<T> t{q,
+                      blocks,
+                      blocks.pixels,
+                      blocks.channels,
+                      pixel0,
+                      channel0,
+                      source + group * q.source_channels * q.source.c,
+                      source + q.n * q.source.n,
+                      packed + group * group_elements + channel0 * depth,
+                      reinterpret_cast<T*>(scratch),
+                      reinterpret_cast<T*>(scratch + blocks.column_bytes(q)),
+                      {}};
+        t.pixels.size = min_of(t.pixels.size, q.pixels() - pixel0);
+        t.channels.size = min_of(t.channels.size, q.result_channels - channel0);
+        t.find_places();
+        if (blocks.in_place) t.fill_table();
+        const Epilogue<T> ending = epilogue<T>(p, q, b, group);
+        for (i64 k0 = 0; k0 < depth;) k0 = t.multiply_from(k0, ending);
       });
 }
 

@@ -1,23 +1,25 @@
 // The weight gradient by GEMM, and the algorithm as a table sees it; see gemm.h.
 //
 //   dW[k, (c, tap)] = sum over pixels of dy[k, pixel] column[(c, tap), pixel]
+//
+// dy is a matrix of columns as well, those of a 1x1 filter. A task gathers both for a block of
+// pixels at a time; lanes run along channels, so that from NCHW the side of the lanes is
+// transposed, the smaller one.
 #pragma once
 #include "gemm.h"
 
 namespace pyconv::PYCONV_TARGET {
 
 // Up to a vector of rows, `apart` elements from each other, turned into columns: element i of row r
-// goes to to[i * to_step + r]. A square of lanes is transposed by log2(lanes) perfect shuffles,
-// which is several times faster than moving elements one by one.
+// goes to to[i * to_step + r], with zeros up to a vector. A square of lanes is transposed by
+// log2(lanes) perfect shuffles, which is several times faster than moving elements one by one.
 template <class T>
 PYCONV_NOINLINE void transpose_rows(const T* from, i64 apart, int rows, i64 size, T* to,
                                     i64 to_step) {
   constexpr int width = lanes<T>;
   for (i64 i = 0; i < size; i += width) {
-    const int count = int(min_of<i64>(width, size - i));
     Vec<T> square[width], next[width];
-    for (int r = 0; r < width; ++r)
-      square[r] = r < rows ? load_first(from + r * apart + i, count) : Vec<T>{};
+    for (int r = 0; r < width; ++r) square[r] = r < rows ? load(from + r * apart + i) : Vec<T>{};
 #pragma GCC unroll 4
     for (int half = width / 2; half > 0; half /= 2) {
 #pragma GCC unroll 16
@@ -28,138 +30,169 @@ PYCONV_NOINLINE void transpose_rows(const T* from, i64 apart, int rows, i64 size
 #pragma GCC unroll 16
       for (int r = 0; r < width; ++r) square[r] = next[r];
     }
-    for (int e = 0; e < count; ++e) store_first(to + (i + e) * to_step, square[e], rows);
+    for (int e = 0; e < width; ++e) store(to + (i + e) * to_step, square[e]);
   }
 }
 
-// Weight gradient: tasks are (group, rows of k, columns of (c, tap), part of the pixels). The
-// number of parts is fixed by the problem, and their sums are added in order.
+// dy as columns: row k is channel k.
+PYCONV_INLINE Correlation gradient_columns(Correlation q) {
+  for (AxisMap& axis : q.axis) axis = {axis.count, axis.count, 0, 1, 1, 0, 1, 1, 0, 1};
+  q.source = q.result;
+  q.source_channels = q.result_channels;
+  q.border = Border::zeros;
+  return q;
+}
+
+// Tasks are (group, rows, vectors, part of the pixels). The number of parts is fixed by the
+// problem, and their sums are added in order.
 template <class T>
 struct WeightBlocks {
-  Side rows, columns;
-  i64 row_blocks, column_blocks, parts, part_pixels;
+  Correlation columns, gradient;
+  bool channels_last, lanes_along_results;
+  Side rows, vectors;  // of one task
+  i64 row_blocks, vector_blocks, parts, part_pixels;
+  i64 row_pitch, vector_pitch, line_pitch;
 
-  WeightBlocks(const ConvProblem& p, const Correlation& q) {
-    rows = row_side<T>(min_of<i64>(16 * tile_rows, q.result_channels));
-    columns = column_side<T>(min_of(4 * tile_columns<T>, q.depth()));
-    row_blocks = ceil_div(q.result_channels, rows.size);
-    column_blocks = ceil_div(q.depth(), columns.size);
-    const i64 tasks = q.groups * row_blocks * column_blocks;
-    const i64 filter_bytes = p.k * q.depth() * i64(sizeof(T));
+  explicit WeightBlocks(const Correlation& q)
+      : columns(without_rows(q)),
+        gradient(without_rows(gradient_columns(q))),
+        channels_last(q.layout == Layout::nhwc) {
+    const i64 k = q.result_channels, depth = q.depth();
+    lanes_along_results = k < depth && (!channels_last || depth < lanes<T>);
+    const i64 high = lanes_along_results ? depth : k, wide = lanes_along_results ? k : depth;
+    row_blocks = ceil_div(high, 32 * tile_rows);
+    rows = row_side<T>(round_up(ceil_div(high, row_blocks), tile_rows));
+    vector_blocks = ceil_div(wide, 4 * tile_columns<T>);
+    vectors = even_side<T>(round_up(ceil_div(wide, vector_blocks), lanes<T>));
+    vector_blocks = ceil_div(wide, vectors.size);
+    row_blocks = ceil_div(high, rows.size);
+    const i64 tasks = q.groups * row_blocks * vector_blocks;
+    const i64 filter_bytes = q.groups * k * depth * i64(sizeof(T));
     parts = max_of<i64>(1, min_of(16 / tasks, ceil_div(q.pixels(), 8 * depth_block<T>)));
     parts = max_of<i64>(1, min_of(parts, (8 << 20) / filter_bytes));
     part_pixels = round_up(ceil_div(max_of<i64>(1, q.pixels()), parts), depth_block<T>);
     parts = ceil_div(max_of<i64>(1, q.pixels()), part_pixels);
+    line_pitch = depth_block<T> + lanes<T>;
+    row_pitch = channels_last ? rows.size + lanes<T> : line_pitch;
+    vector_pitch = vectors.panels() * vectors.width + lanes<T>;
+  }
+
+  i64 row_elements() const { return (channels_last ? depth_block<T> : rows.size) * row_pitch; }
+  i64 vector_elements() const { return (depth_block<T> + lanes<T>)*vector_pitch; }
+  i64 scratch_elements() const {
+    return round_up(row_elements(), 16) + round_up(vector_elements(), 16) +
+           sums_elements<T>(rows, vectors) + lanes<T> * line_pitch;
   }
 };
 
 template <class T>
 void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
   const Correlation q = correlation(p, Pass::fwd);
-  const WeightBlocks<T> blocks(p, q);
-  const bool channels_last = p.layout == Layout::nhwc;
-  const i64 filters = p.k * q.depth(), taps = q.taps();
+  const WeightBlocks<T> blocks(q);
+  const bool channels_last = blocks.channels_last, along_results = blocks.lanes_along_results;
+  const i64 filters = p.k * q.depth();
   const T *dy = static_cast<const T*>(b.a), *x = static_cast<const T*>(b.b);
   T* dw = static_cast<T*>(b.out);
   T* partial = blocks.parts > 1 ? reinterpret_cast<T*>(b.shared) : dw;
-  const Strides y = dense_strides(p.layout, p.k, p.out);
+  const i64 high = along_results ? q.depth() : q.result_channels;
+  const i64 wide = along_results ? q.result_channels : q.depth();
 
-  const i64 tasks = q.groups * blocks.row_blocks * blocks.column_blocks * blocks.parts;
+  const i64 tasks = q.groups * blocks.row_blocks * blocks.vector_blocks * blocks.parts;
   parallel_for(tasks, b.threads, [&](i64 task, int thread) {
     const i64 part = task % blocks.parts;
-    const i64 column0 = task / blocks.parts % blocks.column_blocks * blocks.columns.size;
+    const i64 vector0 = task / blocks.parts % blocks.vector_blocks * blocks.vectors.size;
     const i64 row0 =
-        task / blocks.parts / blocks.column_blocks % blocks.row_blocks * blocks.rows.size;
-    const i64 group = task / blocks.parts / blocks.column_blocks / blocks.row_blocks;
-    Side rows = blocks.rows, columns = blocks.columns;
-    rows.size = min_of(rows.size, q.result_channels - row0);
-    columns.size = min_of(columns.size, q.depth() - column0);
+        task / blocks.parts / blocks.vector_blocks % blocks.row_blocks * blocks.rows.size;
+    const i64 group = task / blocks.parts / blocks.vector_blocks / blocks.row_blocks;
+    Side rows = blocks.rows, vectors = blocks.vectors;
+    rows.size = min_of(rows.size, high - row0);
+    vectors.size = min_of(vectors.size, wide - vector0);
     T* left = reinterpret_cast<T*>(b.scratch + thread * b.scratch_bytes);
-    T* right = left + round_up(blocks.rows.total(), 16) * depth_block<T>;
-    T* sums = right + blocks.columns.total() * depth_block<T>;
-    T* lines = sums + sums_elements<T>(blocks.rows, blocks.columns);
-    const T* gradient = dy + (group * q.result_channels + row0) * y.c;
-    const T* source = x + group * q.source_channels * q.source.c;
+    T* right = left + round_up(blocks.row_elements(), 16);
+    T* sums = right + round_up(blocks.vector_elements(), 16);
+    T* lines = sums + sums_elements<T>(blocks.rows, blocks.vectors);
+    const ColumnBlock<T> of_gradient{
+        dy + group * q.result_channels * q.result.c, dy + q.n * q.result.n, 0, 0, 0, 0, nullptr, 0};
+    const ColumnBlock<T> of_columns{
+        x + group * q.source_channels * q.source.c, x + q.n * q.source.n, 0, 0, 0, 0, nullptr, 0};
 
     const i64 first = part * blocks.part_pixels;
     const i64 last = min_of(q.pixels(), first + blocks.part_pixels);
-    bool add = false;
     for (i64 pixel0 = first; pixel0 < last; pixel0 += depth_block<T>) {
       const i64 steps = min_of(depth_block<T>, last - pixel0);
-      for (i64 panel = 0; panel < rows.panels(); ++panel) {
-        const i64 count = rows.valid(panel);
-        T* to = left + panel * rows.width * steps;
-        for (i64 done = 0; done < steps;) {  // dy is dense: one run an image
-          const i64 image = (pixel0 + done) / q.image_pixels();
-          const i64 inside = (pixel0 + done) % q.image_pixels();
-          const i64 run = min_of(steps - done, q.image_pixels() - inside);
-          const T* from = gradient + image * y.n + panel * rows.width * y.c + inside * y.axis[2];
-          if (channels_last)
-            for (i64 i = 0; i < run; ++i)
-              for (i64 r = 0; r < count; ++r) to[(done + i) * count + r] = from[r + i * y.axis[2]];
-          else
-            for (i64 r = 0; r < count; r += lanes<T>)
-              transpose_rows(from + r * y.c, y.c, int(min_of<i64>(lanes<T>, count - r)), run,
-                             to + done * count + r, count);
-          done += run;
+      auto gather = [&](bool gradient, i64 k0, i64 k1, T* to, i64 pitch) {
+        ColumnBlock<T> block = gradient ? of_gradient : of_columns;
+        block.k0 = k0, block.k1 = k1, block.pixel0 = pixel0, block.pixels = steps;
+        block.to = to, block.pitch = pitch;
+        gather_columns(gradient ? blocks.gradient : blocks.columns, block);
+      };
+      gather(!along_results, row0, row0 + rows.size, left, blocks.row_pitch);
+      if (channels_last)
+        gather(along_results, vector0, vector0 + vectors.size, right, blocks.vector_pitch);
+      else
+        for (i64 v = 0; v < vectors.size; v += lanes<T>) {
+          const i64 some = min_of<i64>(lanes<T>, vectors.size - v);
+          gather(along_results, vector0 + v, vector0 + v + some, lines, blocks.line_pitch);
+          transpose_rows(lines, blocks.line_pitch, int(some), steps, right + v,
+                         blocks.vector_pitch);
         }
-      }
-      for (i64 panel = 0; panel < columns.panels(); ++panel) {
-        const i64 valid = columns.valid(panel), stored = columns.stored(panel);
-        const i64 k0 = column0 + panel * columns.width;
-        T* to = right + panel * columns.width * steps;
-        if (channels_last)
-          gather_columns_nhwc(q, source, k0, k0 + valid, pixel0, steps, to, 1, stored);
-        else
-          for (i64 k = 0; k < valid; k += lanes<T>) {
-            const i64 some = min_of<i64>(lanes<T>, valid - k);
-            gather_columns(q, source, k0 + k, k0 + k + some, pixel0, steps, lines, steps);
-            transpose_rows(lines, steps, int(some), steps, to + k, stored);
-          }
-        for (i64 i = 0; i < steps && valid < stored; ++i)
-          for (i64 k = valid; k < stored; ++k) to[i * stored + k] = T(0);
-      }
-      multiply_block<T>(rows, columns, steps, {left, steps, 0}, {right, steps, 0}, sums, add);
-      add = true;
+      for (i64 j = 0; j < vectors.panels(); ++j)
+        for (i64 i = 0; i < rows.panels(); ++i) {
+          const i64 count = rows.valid(i), stored = vectors.stored(j);
+          const T* from[tile_rows];
+          for (i64 r = 0; r < tile_rows; ++r)
+            from[r] = left + (i * tile_rows + min_of(r, count - 1)) *
+                                 (channels_last ? 1 : blocks.row_pitch);
+          T* tile = sums + (j * rows.panels() + i) * tile_rows * tile_columns<T>;
+          multiply<T>(int(count), int(stored / lanes<T>), steps,
+                      {from, 0, 1, 0, channels_last ? blocks.row_pitch : 1},
+                      {right + j * vectors.width, blocks.vector_pitch},
+                      {pixel0 > first ? tile : nullptr, tile, stored});
+        }
     }
-    if (!add)  // an empty batch
-      for (i64 i = 0; i < sums_elements<T>(rows, columns); ++i) sums[i] = T(0);
+    if (first >= last)  // an empty batch
+      for (i64 i = 0; i < sums_elements<T>(rows, vectors); ++i) sums[i] = T(0);
 
-    T* to = partial + part * filters + (group * q.result_channels + row0) * q.depth();
-    for (i64 j = 0; j < columns.panels(); ++j)
+    // Where a column stands in a filter.
+    auto place = [&](i64 k) {
+      const i64 tap = channels_last ? k / q.source_channels : k % q.taps();
+      const i64 c = channels_last ? k % q.source_channels : k / q.taps();
+      const i64 jw = tap % q.axis[2].taps, rest = tap / q.axis[2].taps;
+      return c * q.weight_source + q.weight_tap(rest / q.axis[1].taps, rest % q.axis[1].taps, jw);
+    };
+    T* to = partial + part * filters + group * q.result_channels * q.depth();
+    for (i64 j = 0; j < vectors.panels(); ++j) {
+      i64 across[tile_columns<T>];
+      for (i64 e = 0; e < vectors.valid(j); ++e) {
+        const i64 at = vector0 + j * vectors.width + e;
+        across[e] = along_results ? at * q.depth() : place(at);
+      }
       for (i64 i = 0; i < rows.panels(); ++i) {
         const T* tile = sums + (j * rows.panels() + i) * tile_rows * tile_columns<T>;
-        for (i64 column = 0; column < columns.valid(j); ++column) {
-          const i64 k = column0 + j * columns.width + column;
-          const i64 tap = channels_last ? k / q.source_channels : k % taps;
-          const i64 c = channels_last ? k % q.source_channels : k / taps;
-          const i64 jw = tap % q.axis[2].taps, rest = tap / q.axis[2].taps;
-          const i64 at =
-              c * q.weight_source + q.weight_tap(rest / q.axis[1].taps, rest % q.axis[1].taps, jw);
-          for (i64 r = 0; r < rows.valid(i); ++r)
-            to[(i * rows.width + r) * q.depth() + at] = tile[r * columns.stored(j) + column];
+        for (i64 r = 0; r < rows.valid(i); ++r) {
+          const i64 at = row0 + i * tile_rows + r;
+          T* row = to + (along_results ? place(at) : at * q.depth());
+          for (i64 e = 0; e < vectors.valid(j); ++e)
+            row[across[e]] = tile[r * vectors.stored(j) + e];
         }
       }
+    }
   });
   if (blocks.parts > 1) add_parts(partial, blocks.parts, filters, dw, b.threads);
 }
 
 template <class T>
 std::size_t gemm_scratch_bytes(const ConvProblem& p, Pass pass) {
+  if (pass == Pass::bwd_weight)
+    return std::size_t(WeightBlocks<T>(correlation(p, Pass::fwd)).scratch_elements()) * sizeof(T);
   i64 most = 0;
-  if (pass == Pass::bwd_weight) {
-    const WeightBlocks<T> blocks(p, correlation(p, Pass::fwd));
-    most = (round_up(blocks.rows.total(), 16) + blocks.columns.total()) * depth_block<T> +
-           sums_elements<T>(blocks.rows, blocks.columns) + lanes<T> * depth_block<T>;
-  } else {
-    for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
-      const GemmBlocks<T> blocks(correlation(p, pass, phase));
-      const i64 elements = round_up(blocks.pixels.total(), 16) * depth_block<T> +
-                           sums_elements<T>(blocks.pixels, blocks.channels);
-      most = max_of(most, elements);
-    }
+  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
+    const Correlation q = without_rows(correlation(p, pass, phase));
+    const GemmBlocks<T> blocks(q);
+    const i64 sums = sums_elements<T>(blocks.rows(), blocks.vectors()) * i64(sizeof(T));
+    most = max_of(most, blocks.column_bytes(q) + sums);
   }
-  return std::size_t(most) * sizeof(T);
+  return std::size_t(most);
 }
 
 template <class T>
@@ -178,7 +211,7 @@ template <class T>
 std::size_t gemm_shared_bytes(const ConvProblem& p, Pass pass) {
   if (pass != Pass::bwd_weight) return 0;
   const Correlation q = correlation(p, Pass::fwd);
-  const WeightBlocks<T> blocks(p, q);
+  const WeightBlocks<T> blocks(q);
   return blocks.parts > 1 ? std::size_t(blocks.parts * p.k * q.depth()) * sizeof(T) : 0;
 }
 
