@@ -9,12 +9,13 @@ PYCONV_HD inline i64 steps_within(i64 length, i64 step) {
   return length <= 0 ? 0 : step == 1 ? length : (length + step - 1) / step;
 }
 
-// Bounds of an adaptive window may need more than 64 bits on the way.
+// Bounds of an adaptive window may need more than 64 bits on the way, but that division is a call.
 PYCONV_HD inline i64 scaled_down(i64 i, i64 size, i64 parts) {
-  return i64(__int128(i) * size / parts);
+  return (i | size) >> 31 ? i64(__int128(i) * size / parts) : i * size / parts;
 }
 PYCONV_HD inline i64 scaled_up(i64 i, i64 size, i64 parts) {
-  return i64((__int128(i) * size + parts - 1) / parts);
+  return (i | size | parts) >> 31 ? i64((__int128(i) * size + parts - 1) / parts)
+                                  : (i * size + parts - 1) / parts;
 }
 
 // One output's window on one axis.
@@ -77,13 +78,17 @@ PYCONV_HD inline T weight_of(const PoolProblem& p, const Taps (&t)[3], const T* 
   return sum;
 }
 
+// The taps of one axis that an average counts.
+PYCONV_HD inline i64 counted(const PoolProblem& p, const Taps& t) {
+  return p.include_pad ? t.padded : t.count;
+}
+
 // What an average divides by.
 template <class T>
 PYCONV_HD inline T divisor_of(const PoolProblem& p, const Taps (&t)[3], const T* weights) {
   if (p.divisor) return T(p.divisor);
   if (weights) return weight_of(p, t, weights);
-  return p.include_pad ? T(t[0].padded) * T(t[1].padded) * T(t[2].padded)
-                       : T(t[0].count) * T(t[1].count) * T(t[2].count);
+  return T(counted(p, t[0])) * T(counted(p, t[1])) * T(counted(p, t[2]));
 }
 
 }  // namespace pyconv

@@ -1,238 +1,91 @@
-// Pooling forward and backward: a window's positions per axis, an operation over its taps.
+// Pooling forward: a window's positions per axis, an operation over its taps.
 //
 //   max   y = max x, indices of the maxima        avg  y = sum(w x) / sum(w), w = 1 if not given
-//   lp    y = (sum |x|^p)^(1/p)                   unpool  y[index] = x, else 0
+//   lp    y = (sum |x|^p)^(1/p)
 //
-// Forward runs over rows of outputs in parallel. Lanes are channels (NHWC), neighbouring outputs of
-// a row (NCHW), or, where one window is long, its taps. Backward of max and unpooling scatter by
-// index, a plane (or a block of channels) a task; that of avg and lp is in pool_backward.h. So no
-// result depends on threads, batch or place in the image.
+// Bands of outputs run in parallel. Lanes are channels (NHWC) or neighbouring outputs of a row
+// (NCHW), several vectors at once; there the rows are first copied with their padding, pixels apart
+// by their phase in the stride, so that every tap of a vector is one load and no window hangs over
+// an edge. Where one window is long, lanes are its taps. No result depends on threads, batch or
+// place in the image.
 #pragma once
 #include <utility>
 
 #include "pool_backward.h"
+#include "pool_op.h"
+#include "pool_scatter.h"
 
 namespace pyconv::PYCONV_TARGET {
 
-template <class T, int N>
-struct PackOf {
-  typedef T type __attribute__((vector_size(N * sizeof(T)), aligned(sizeof(T)), may_alias));
-};
-template <class T, int N>
-using Pack = typename PackOf<T, N>::type;
+// Vectors of results at once, so that the loops over taps cost little; 4 where ArgMax's 3 registers
+// a vector fit.
+constexpr int pool_vectors = vector_registers / 8;
 
-// Operations --------------------------------------------------------------------------------------
-//
-// Each sees a window's taps in order: made with its first pixel, then for every row of the window
-// tap(values, pixel of lane 0, number of the tap) and end_row(). fold() joins lanes that are taps
-// of one window into lane 0; `filler` of a row's first value pads such lanes.
-
-template <class T>
-struct Frame {
-  const PoolProblem& p;
-  const T* weights;  // or nullptr
-  i64 pitch;         // elements from a pixel to the next
-  i64 lane_pixels;   // pixels from a lane to the next
-};
-
-// The larger, NaN if either is.
-template <class V>
-PYCONV_INLINE V larger(V best, V x) {
-  return ((x > best) | (x != x)) ? x : best;
-}
-
-template <class T>
-struct Max {
-  static constexpr int width = lanes<T>;
-  using V = Vec<T>;
-  V best;
-
-  PYCONV_INLINE Max(const Frame<T>&, const Taps (&)[3], i64) : best(splat(-T(__builtin_inf()))) {}
-  static PYCONV_INLINE T filler(T first) { return first; }
-  PYCONV_INLINE void tap(V x, i64, i64) { best = larger(best, x); }
-  PYCONV_INLINE void end_row() {}
-  PYCONV_INLINE void fold() {
-    for (int i = 1; i < width; ++i) best[0] = larger(T(best[0]), T(best[i]));
-  }
-  PYCONV_INLINE void store_to(T* y, i64*, int count) { store_first(y, best, count); }
-};
-
-// Max with the pixel of the first NaN, else of the first maximum. Pixels are counted in I, as wide
-// as T where a plane allows it.
-template <class T, class I>
-struct ArgMax {
-  static constexpr int width =
-      PYCONV_VECTOR_BYTES / int(sizeof(I) > sizeof(T) ? sizeof(I) : sizeof(T));
-  using V = Pack<T, width>;
-  using P = Pack<I, width>;
-  V best;
-  P where, offset;
-
-  PYCONV_INLINE ArgMax(const Frame<T>& f, const Taps (&)[3], i64 first)
-      : best(V{} - T(__builtin_inf())) {
-    for (int i = 0; i < width; ++i) offset[i] = I(i * f.lane_pixels);
-    where = offset + I(first);
-  }
-  static PYCONV_INLINE T filler(T first) { return first; }
-  PYCONV_INLINE void tap(V x, i64 pixel, i64) {
-    const auto wins = ~(x <= best) & (best == best);
-    best = wins ? x : best;
-    if constexpr (sizeof(I) == sizeof(T))
-      where = wins ? offset + I(pixel) : where;
-    else
-      where = __builtin_convertvector(wins, P) ? offset + I(pixel) : where;
-  }
-  PYCONV_INLINE void end_row() {}
-  PYCONV_INLINE void fold() {
-    for (int i = 1; i < width; ++i) {
-      const bool nan = best[0] != best[0], other_nan = best[i] != best[i];
-      const bool same = nan ? other_nan : best[i] == best[0];
-      if (same ? where[i] < where[0] : !nan && (other_nan || best[i] > best[0])) {
-        best[0] = best[i];
-        where[0] = where[i];
-      }
-    }
-  }
-  PYCONV_INLINE void store_to(T* y, i64* at, int count) {
-    I pixels[width];
-    __builtin_memcpy(pixels, &where, sizeof where);
-    __builtin_memcpy(y, &best, std::size_t(count) * sizeof(T));
-    for (int i = 0; i < count; ++i) at[i] = pixels[i];
-  }
-};
-
-// Sums by rows of the window first: shorter chains of additions err less.
-template <class T, bool Weighted>
-struct Average {
-  static constexpr int width = lanes<T>;
-  using V = Vec<T>;
-  V total{}, row{};
-  const T* weights;
-  T divisor;
-
-  PYCONV_INLINE Average(const Frame<T>& f, const Taps (&t)[3], i64)
-      : weights(f.weights), divisor(divisor_of(f.p, t, f.weights)) {}
-  static PYCONV_INLINE T filler(T) { return 0; }
-  PYCONV_INLINE void tap(V x, i64, i64 number) { row += Weighted ? x * weights[number] : x; }
-  PYCONV_INLINE void end_row() {
-    total += row;
-    row = V{};
-  }
-  PYCONV_INLINE void fold() { total[0] = sum_lanes<T>(total); }
-  PYCONV_INLINE void store_to(T* y, i64*, int count) { store_first(y, total / divisor, count); }
-};
-
-template <class T>
-struct Lp {
-  static constexpr int width = lanes<T>;
-  using V = Vec<T>;
-  V total{}, row{};
-  const double p;
-  const bool largest;
-
-  PYCONV_INLINE Lp(const Frame<T>& f, const Taps (&)[3], i64)
-      : p(f.p.norm_type), largest(p == __builtin_inf()) {}
-  static PYCONV_INLINE T filler(T) { return 0; }
-  PYCONV_INLINE void tap(V x, i64, i64) {
-    if (p == 2)
-      row += x * x;
-    else if (p == 1)
-      row += magnitude(x);
-    else if (largest)
-      row = larger(row, magnitude(x));
-    else
-      row += power_of(magnitude(x), p);
-  }
-  PYCONV_INLINE void end_row() {
-    total = largest ? larger(total, row) : total + row;
-    row = V{};
-  }
-  PYCONV_INLINE void fold() {
-    if (!largest)
-      total[0] = sum_lanes<T>(total);
-    else
-      for (int i = 1; i < width; ++i) total[0] = larger(T(total[0]), T(total[i]));
-  }
-  PYCONV_INLINE void store_to(T* y, i64*, int count) {
-    V root = total;
-    if (p == 2)
-      for (int i = 0; i < width; ++i) root[i] = T(__builtin_sqrt(root[i]));
-    else if (p != 1 && !largest)
-      root = power_of(total, 1 / p);
-    store_first(y, root, count);
-  }
-};
-
-// Forward -----------------------------------------------------------------------------------------
-
-// Every second of 2 N - 1 elements, and not one read beyond them.
-template <class V, class T, int... I>
-PYCONV_INLINE V every_second(const T* p, std::integer_sequence<int, I...>) {
-  constexpr int n = sizeof...(I);
-  V low, high;
-  __builtin_memcpy(&low, p, sizeof low);
-  __builtin_memcpy(&high, p + n - 1, sizeof high);
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(low, high, (2 * I < n ? 2 * I : 2 * I + 1)...);
-#else
-  return V{(2 * I < n ? low[2 * I < n ? 2 * I : 0] : high[2 * I < n ? 0 : 2 * I + 1 - n])...};
-#endif
-}
-
-// The first `count` lanes of p[0], p[step], ...; Step is step where it is 1 or 2, else 0.
-template <class V, int Step, class T>
-PYCONV_INLINE V load_lanes(const T* p, i64 step, int count) {
-  constexpr int width = sizeof(V) / sizeof(T);
-  if constexpr (Step == 2 && width > 1)
-    if (count == width) return every_second<V>(p, std::make_integer_sequence<int, width>());
+template <class V, bool Whole, class T>
+PYCONV_INLINE V load_lanes(const T* p, int count) {
   V v{};
-  if constexpr (Step == 1)
-    __builtin_memcpy(&v, p, std::size_t(count) * sizeof(T));
+  if constexpr (Whole)
+    __builtin_memcpy(&v, p, sizeof v);
+  else if constexpr (sizeof v == PYCONV_VECTOR_BYTES)
+    v = load_first(p, count);
   else
-    for (int i = 0; i < count; ++i) v[i] = p[i * step];
+    __builtin_memcpy(&v, p, std::size_t(count) * sizeof(T));
   return v;
 }
 
-// `count` results, one a lane, of windows with the same taps.
-template <class Op, int Step, class T>
-PYCONV_INLINE void reduce(const Frame<T>& f, const Taps (&t)[3], const T* x, T* y, i64* at,
-                          int count) {
+// sizeof...(J) vectors of results of windows with the same taps, `count` lanes of the last one; x
+// is at the first tap. Whole: all lanes may be read.
+template <class Op, bool Whole, class T, int... J>
+PYCONV_INLINE void reduce(const Frame<T>& f, const Taps (&t)[3], i64 output, const T* x, T* y,
+                          i64* at, int count, std::integer_sequence<int, J...>) {
   const PoolProblem& p = f.p;
   const i64 first = (t[0].first * p.in[1] + t[1].first) * p.in[2] + t[2].first;
-  const i64 step = p.dilation[2];
-  Op op(f, t, first);
+  const Window window{t, first, t[2].first, output};
+  Op op[] = {Op(f, window, J)...};
   for (i64 z = 0; z < t[0].count; ++z)
     for (i64 h = 0; h < t[1].count; ++h) {
       i64 pixel = first + (z * p.dilation[0] * p.in[1] + h * p.dilation[1]) * p.in[2];
-      i64 number = f.weights ? ((t[0].skipped + z) * p.window[1] + t[1].skipped + h) * p.window[2] +
-                                   t[2].skipped
-                             : 0;
-      const T* from = x + pixel * f.pitch;
+      i64 number = ((t[0].skipped + z) * p.window[1] + t[1].skipped + h) * p.window[2];
+      number += t[2].skipped;
+      const T* from = x + z * f.plane + h * f.row;
+      i64 turned = 0;
       for (i64 w = 0; w < t[2].count; ++w) {
-        op.tap(load_lanes<typename Op::V, Step>(from, f.lane_pixels, count), pixel, number);
-        pixel += step;
+        (op[J].tap(load_lanes<typename Op::V, Whole>(from + turned + J * Op::width, count), pixel,
+                   number),
+         ...);
+        pixel += p.dilation[2];
         number += 1;
-        from += step * f.pitch;
+        from += f.step;
+        turned += f.turn;
+        if (turned >= f.run) {
+          turned -= f.run;
+          ++from;
+        }
       }
-      op.end_row();
+      (op[J].end_row(), ...);
     }
-  op.store_to(y, at, count);
+  constexpr int last = int(sizeof...(J)) - 1;
+  auto put = [&](int j, int lanes_of) __attribute__((always_inline)) {
+    const auto v = op[j].result(at ? at + j * Op::width : nullptr, lanes_of);
+    if (lanes_of == Op::width)
+      __builtin_memcpy(y + j * Op::width, &v, sizeof v);
+    else if constexpr (sizeof v == PYCONV_VECTOR_BYTES)
+      store_first(y + j * Op::width, v, lanes_of);
+    else
+      __builtin_memcpy(y + j * Op::width, &v, std::size_t(lanes_of) * sizeof(T));
+  };
+  (put(J, J == last ? count : Op::width), ...);
 }
 
-template <class Op, int Step, class T>
-void outputs(const Frame<T>& f, const Taps (&t)[3], const T* x, T* y, i64* at, int count) {
-  if (count == Op::width)
-    reduce<Op, Step>(f, t, x, y, at, Op::width);
-  else
-    reduce<Op, Step>(f, t, x, y, at, count);
-}
+template <int Vectors>
+using Several = std::make_integer_sequence<int, Vectors>;
 
 // One result; lanes are neighbouring taps.
 template <class Op, class T>
 void long_window(const Frame<T>& f, const Taps (&t)[3], const T* x, T* y, i64* at) {
   const PoolProblem& p = f.p;
   const i64 first = (t[0].first * p.in[1] + t[1].first) * p.in[2] + t[2].first;
-  Op op(f, t, first);
+  Op op(f, Window{t, first, t[2].first, 0}, 0);
   for (i64 z = 0; z < t[0].count; ++z)
     for (i64 h = 0; h < t[1].count; ++h) {
       const i64 row = first + (z * p.dilation[0] * p.in[1] + h * p.dilation[1]) * p.in[2];
@@ -251,104 +104,208 @@ void long_window(const Frame<T>& f, const Taps (&t)[3], const T* x, T* y, i64* a
       op.end_row();
     }
   op.fold();
-  op.store_to(y, at, 1);
-}
-
-// A row of outputs in NCHW: where windows hang over the edge one by one, inside by vectors.
-template <class Op, int Step, class T>
-void output_row(const Frame<T>& f, Taps (&t)[3], const T* x, T* y, i64* at) {
-  const PoolProblem& p = f.p;
-  const Range whole = inside(p);
-  for (i64 o = 0; o < p.out[2];) {
-    int count = 1;
-    if (o >= whole.begin && o < whole.end) {
-      count = int(min_of<i64>(Op::width, whole.end - o));
-      // The last whole vector overlaps the one before; it computes the same numbers again.
-      if (whole.end - whole.begin >= Op::width && count < Op::width) {
-        o = whole.end - Op::width;
-        count = Op::width;
-      }
-    }
-    t[2] = taps_of(p, 2, o);
-    outputs<Op, Step>(f, t, x, y + o, at ? at + o : nullptr, count);
-    o += count;
-  }
+  const auto v = op.result(at, 1);
+  y[0] = v[0];
 }
 
 // A row of outputs in NHWC.
 template <class Op, class T>
 void output_row_nhwc(const Frame<T>& f, Taps (&t)[3], const T* x, T* y, i64* at) {
-  const i64 channels = f.p.c;
-  for (i64 o = 0; o < f.p.out[2]; ++o) {
-    t[2] = taps_of(f.p, 2, o);
-    for (i64 c = 0; c < channels; c += Op::width) {
-      if (channels >= Op::width) c = min_of<i64>(c, channels - Op::width);
+  const PoolProblem& p = f.p;
+  const i64 channels = p.c;
+  constexpr i64 wide = pool_vectors * Op::width;
+  for (i64 o = 0; o < p.out[2]; ++o) {
+    t[2] = taps_of(p, 2, o);
+    const T* const from =
+        x + ((t[0].first * p.in[1] + t[1].first) * p.in[2] + t[2].first) * channels;
+    for (i64 c = 0; c < channels;) {
       const i64 to = o * channels + c;
-      outputs<Op, 1>(f, t, x + c, y + to, at ? at + to : nullptr,
-                     int(min_of<i64>(Op::width, channels - c)));
+      i64* const at_c = at ? at + to : nullptr;
+      if (channels - c >= wide) {
+        reduce<Op, true>(f, t, o, from + c, y + to, at_c, Op::width, Several<pool_vectors>());
+        c += wide;
+      } else if (channels - c >= Op::width) {
+        reduce<Op, true>(f, t, o, from + c, y + to, at_c, Op::width, Several<1>());
+        c += Op::width;
+      } else {
+        const int count = int(channels - c);
+        reduce<Op, false>(f, t, o, from + c, y + to, at_c, count, Several<1>());
+        c = channels;
+      }
     }
   }
 }
 
+// Rows of outputs in NCHW
+// ---------------------------------------------------------------------------
+
+// How a call's rows are copied.
+struct PoolBand {
+  static constexpr i64 bytes = 32768;  // of a thread's stack: with what is read, within L1 and L2
+  i64 phases, pitch;                   // elements of a phase of a row
+  i64 columns;                         // outputs of a row at a time
+  i64 rows;                            // input rows; 0 where not even one vector's window fits
+
+  template <class T>
+  static PYCONV_INLINE PoolBand of(const PoolProblem& p, int width) {
+    const i64 capacity = bytes / i64(sizeof(T)), reach = (p.window[2] - 1) * p.dilation[2];
+    const i64 high = (p.window[1] - 1) * p.dilation[1] + 1, deep = p.window[0];
+    PoolBand b{p.stride[2], 0, 0, 0};
+    if (double(high) * double(deep) * double(b.phases) > double(capacity) || reach > capacity)
+      return b;
+    const i64 room = capacity / (high * deep * b.phases) - reach / b.phases - 1;
+    b.columns = min_of(round_up(p.out[2], width), room / width * width);
+    if (b.columns < width) return PoolBand{};
+    b.pitch = b.columns + reach / b.phases + 1;
+    b.rows = capacity / (b.pitch * b.phases) / deep;
+    return b;
+  }
+};
+
+// A row's columns [first, ...) into all of its phases; `padding` where they are not the input's.
+template <class T>
+PYCONV_INLINE void copy_row(const T* row, i64 width, i64 first, const PoolBand& b, T padding,
+                            T* to) {
+  const i64 size = b.phases * b.pitch;
+  for (i64 i = 0; i < size; ++i) to[i] = padding;
+  const i64 begin = max_of<i64>(first, 0), end = min_of(width, first + size);
+  if (b.phases == 1) {
+    if (end > begin)
+      __builtin_memcpy(to + begin - first, row + begin, std::size_t(end - begin) * sizeof(T));
+    return;
+  }
+  i64 i = begin;
+  if (b.phases == 2) {
+    T* const own = to + (begin - first) % 2 * b.pitch + (begin - first) / 2;
+    T* const other = to + (begin - first + 1) % 2 * b.pitch + (begin - first + 1) / 2;
+    for (i64 j = 0; i + 2 * lanes<T> <= end; i += 2 * lanes<T>, j += lanes<T>) {
+      const Vec<T> low = load(row + i), high = load(row + i + lanes<T>);
+      store(own + j, every_other<T>(low, high, 0));
+      store(other + j, every_other<T>(low, high, 1));
+    }
+  }
+  i64 phase = (i - first) % b.phases, at = (i - first) / b.phases;
+  for (; i < end; ++i) {
+    to[phase * b.pitch + at] = row[i];
+    if (++phase == b.phases) {
+      phase = 0;
+      ++at;
+    }
+  }
+}
+
+// Whether an average divides all outputs of a row by the same.
+PYCONV_INLINE bool divides_equally(const PoolProblem& p) {
+  const i64 last = p.out[2] - 1;
+  return p.divisor || (counted(p, taps_of(p, 2, 0)) == p.window[2] &&
+                       counted(p, taps_of(p, 2, last)) == p.window[2]);
+}
+
+// Outputs [begin, end) of rows (z, *) of one channel.
 template <class Op, class T>
+void output_band(Frame<T> f, const PoolBand& b, i64 z, i64 begin, i64 end, const T* x, T* y,
+                 i64* at) {
+  const PoolProblem& p = f.p;
+  alignas(64) T band[PoolBand::bytes / sizeof(T)];
+  alignas(64) T divisors[Op::divides ? PoolBand::bytes / sizeof(T) / 2 : 1];
+  const i64 row = b.phases * b.pitch;
+  Taps t[3] = {taps_of(p, 0, z), {}, {}};
+  for (i64 o = 0; o < p.out[2]; o += b.columns) {
+    const i64 columns = min_of(b.columns, p.out[2] - o), start = o * p.stride[2] - p.pad[2];
+    if constexpr (Op::divides)
+      if (f.columns) {
+        f.columns = divisors;
+        for (i64 i = 0; i < b.columns; ++i)
+          divisors[i] = i < columns ? T(counted(p, taps_of(p, 2, o + i))) : T(1);
+      }
+    i64 top = 0, done = 0;  // the band's rows begin at `top` and end before `done`
+    for (i64 h = begin; h < end; ++h) {
+      t[1] = taps_of(p, 1, h);
+      const i64 last = t[1].first + (t[1].count - 1) * p.dilation[1];
+      if (h == begin || last - top >= b.rows) {
+        top = done = max_of<i64>(0, h * p.stride[1] - p.pad[1]);  // dilated, the first tap may lie
+                                                                  // before that of the row above
+      }
+      for (; done <= last; ++done)
+        for (i64 k = 0; k < t[0].count; ++k)
+          copy_row(x + ((t[0].first + k * p.dilation[0]) * p.in[1] + done) * p.in[2], p.in[2],
+                   start, b, Op::padding, band + (k * b.rows + done - top) * row);
+      const T* const from = band + (t[1].first - top) * row;
+      for (i64 i = 0; i < columns;) {
+        t[2] = {start + i * p.stride[2], p.window[2], 0, p.window[2]};
+        const i64 to = h * p.out[2] + o + i;
+        i64* const at_o = at ? at + to : nullptr;
+        if (columns - i >= pool_vectors * Op::width) {
+          reduce<Op, true>(f, t, i, from + i, y + to, at_o, Op::width, Several<pool_vectors>());
+          i += pool_vectors * Op::width;
+        } else {
+          const int count = int(min_of<i64>(Op::width, columns - i));
+          reduce<Op, true>(f, t, i, from + i, y + to, at_o, count, Several<1>());
+          i += Op::width;
+        }
+      }
+    }
+  }
+}
+
+template <class Op, class One, class T>
 void forward(const PoolProblem& p, const Buffers& b) {
   const bool nhwc = p.layout == Layout::nhwc;
   const i64 channels = nhwc ? p.c : 1;
+  const i64 row = p.in[2] * channels;
+  Frame<T> f{p,
+             p.weighted ? static_cast<const T*>(b.b) : nullptr,
+             nullptr,
+             p.dilation[0] * p.in[1] * row,
+             p.dilation[1] * row,
+             p.dilation[2] * channels,
+             0,
+             1,
+             nhwc ? 0 : 1};
   const bool along_window = !nhwc && !p.weighted && p.dilation[2] == 1 && p.window[2] >= 8 &&
                             (p.adaptive || p.stride[2] > 2 || p.out[2] < Op::width);
-  const Frame<T> f{p, p.weighted ? static_cast<const T*>(b.b) : nullptr, channels,
-                   nhwc           ? 0
-                   : along_window ? 1
-                                  : p.stride[2]};
+  PoolBand band{};
+  if (!nhwc && !along_window && !p.adaptive) band = PoolBand::of<T>(p, Op::width);
+  const bool equal = !Op::divides || divides_equally(p);
+  if (p.weighted && !equal) band.rows = 0;
+  if (band.rows) {
+    const i64 size = band.phases * band.pitch, reach = p.dilation[2];
+    f.plane = band.rows * size;
+    f.row = p.dilation[1] * size;
+    f.step = reach / band.phases;
+    f.turn = reach % band.phases * band.pitch;
+    f.run = size;
+    f.lane_pixels = p.stride[2];
+    if (!equal) f.columns = static_cast<const T*>(b.a);
+  }
   const i64 work = max_of(p.in_pixels(), p.out_pixels()) / (p.out[0] * p.out[1]) * channels;
-  parallel_rows(nhwc ? p.n : p.n * p.c, p.out, work, b.threads, [&](i64 image, i64 z, i64 h) {
-    const T* x = static_cast<const T*>(b.a) + image * p.in_pixels() * channels;
-    const i64 to = ((image * p.out[0] + z) * p.out[1] + h) * p.out[2] * channels;
-    T* y = static_cast<T*>(b.out) + to;
-    i64* at = b.aux ? static_cast<i64*>(b.aux) + to : nullptr;
-    Taps t[3] = {taps_of(p, 0, z), taps_of(p, 1, h), {}};
-    if (nhwc) return output_row_nhwc<Op>(f, t, x, y, at);
-    if (along_window) {
-      for (i64 o = 0; o < p.out[2]; ++o) {
-        t[2] = taps_of(p, 2, o);
-        long_window<Op>(f, t, x, y + o, at ? at + o : nullptr);
-      }
-      return;
-    }
-    if (p.stride[2] == 1) return output_row<Op, 1>(f, t, x, y, at);
-    if (p.stride[2] == 2) return output_row<Op, 2>(f, t, x, y, at);
-    return output_row<Op, 0>(f, t, x, y, at);
-  });
-}
-
-// Scatter -----------------------------------------------------------------------------------------
-
-// to = 0, then to[index] += from (or = from) in order; `pixels` of the small and of the big plane.
-template <class T, bool Add>
-void scatter(const PoolProblem& p, i64 from_pixels, i64 to_pixels, const Buffers& b) {
-  const bool nhwc = p.layout == Layout::nhwc;
-  const i64 channels = nhwc ? p.c : 1;
-  constexpr i64 block = 64 / sizeof(T);  // channels of a task: a cache line
-  const i64 blocks = ceil_div(channels, block);
-  parallel_for((nhwc ? p.n : p.n * p.c) * blocks, b.threads, [&](i64 task, int) {
-    const i64 image = task / blocks, c = task % blocks * block;
-    const T* from = static_cast<const T*>(b.a) + image * from_pixels * channels + c;
-    const i64* index = static_cast<const i64*>(b.b) + image * from_pixels * channels + c;
-    T* to = static_cast<T*>(b.out) + image * to_pixels * channels + c;
-    if (channels == 1) {
-      __builtin_memset(to, 0, std::size_t(to_pixels) * sizeof(T));
-      for (i64 i = 0; i < from_pixels; ++i) to[index[i]] = from[i] + (Add ? to[index[i]] : 0);
-      return;
-    }
-    const i64 count = min_of(block, channels - c);
-    for (i64 i = 0; i < to_pixels; ++i)
-      __builtin_memset(to + i * channels, 0, std::size_t(count) * sizeof(T));
-    for (i64 i = 0; i < from_pixels; ++i, from += channels, index += channels)
-      for (i64 j = 0; j < count; ++j) {
-        T& cell = to[index[j] * channels + j];
-        cell = from[j] + (Add ? cell : 0);
-      }
-  });
+  parallel_rows(
+      nhwc ? p.n : p.n * p.c, p.out, work, b.threads, [&](i64 image, i64 z, i64 begin, i64 end) {
+        const T* const x = static_cast<const T*>(b.a) + image * p.in_pixels() * channels;
+        const i64 to = (image * p.out[0] + z) * p.out[1] * p.out[2] * channels;
+        T* const y = static_cast<T*>(b.out) + to;
+        i64* const at = b.aux ? static_cast<i64*>(b.aux) + to : nullptr;
+        if (band.rows) return output_band<Op>(f, band, z, begin, end, x, y, at);
+        Taps t[3] = {taps_of(p, 0, z), {}, {}};
+        for (i64 h = begin; h < end; ++h) {
+          t[1] = taps_of(p, 1, h);
+          const i64 first = h * p.out[2] * channels;
+          if (nhwc) {
+            output_row_nhwc<Op>(f, t, x, y + first, at ? at + first : nullptr);
+            continue;
+          }
+          for (i64 o = 0; o < p.out[2]; ++o) {
+            t[2] = taps_of(p, 2, o);
+            i64* const at_o = at ? at + first + o : nullptr;
+            if (along_window)
+              long_window<Op>(f, t, x, y + first + o, at_o);
+            else
+              reduce<One, true>(f, t, o,
+                                x + (t[0].first * p.in[1] + t[1].first) * p.in[2] + t[2].first,
+                                y + first + o, at_o, 1, Several<1>());
+          }
+        }
+      });
 }
 
 template <class T>
@@ -360,16 +317,20 @@ void pool(const PoolProblem& asked, Pass pass, const Buffers& b) {
     return scatter<T, true>(asked, asked.out_pixels(), asked.in_pixels(), b);
   const PoolProblem p = simplified(asked);
   if (pass != Pass::fwd) return backward<T>(p, b);
+  constexpr int width = lanes<T>;
   switch (p.kind) {
     case PoolKind::avg:
-      return p.weighted ? forward<Average<T, true>, T>(p, b) : forward<Average<T, false>, T>(p, b);
-    case PoolKind::lp: return forward<Lp<T>, T>(p, b);
+      return p.weighted ? forward<Average<T, true, width>, Average<T, true, 1>, T>(p, b)
+                        : forward<Average<T, false, width>, Average<T, false, 1>, T>(p, b);
+    case PoolKind::lp: return forward<Lp<T, width>, Lp<T, 1>, T>(p, b);
     default: break;
   }
-  if (!b.aux) return forward<Max<T>, T>(p, b);
-  if constexpr (sizeof(T) == sizeof(std::int32_t))
-    if (p.in_pixels() <= INT32_MAX) return forward<ArgMax<T, std::int32_t>, T>(p, b);
-  forward<ArgMax<T, i64>, T>(p, b);
+  if (!b.aux) return forward<Max<T, width>, Max<T, 1>, T>(p, b);
+  using I32 = std::int32_t;
+  if constexpr (sizeof(T) == sizeof(I32))
+    if (p.in_pixels() <= INT32_MAX)
+      return forward<ArgMax<T, I32, width>, ArgMax<T, I32, 1>, T>(p, b);
+  forward<ArgMax<T, i64, lanes<double>>, ArgMax<T, i64, 1>, T>(p, b);
 }
 
 }  // namespace pyconv::PYCONV_TARGET

@@ -164,7 +164,9 @@ void backward(const PoolProblem& p, const Buffers& b) {
   const bool nhwc = p.layout == Layout::nhwc;
   const i64 channels = nhwc ? p.c : 1;
   parallel_rows(nhwc ? p.n : p.n * p.c, p.in, p.in[2] * channels, b.threads,
-                [&](i64 image, i64 z, i64 h) { input_row<T>(p, b, channels, image, z, h); });
+                [&](i64 image, i64 z, i64 begin, i64 end) {
+                  for (i64 h = begin; h < end; ++h) input_row<T>(p, b, channels, image, z, h);
+                });
 }
 
 }  // namespace pyconv::PYCONV_TARGET

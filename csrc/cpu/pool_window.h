@@ -58,15 +58,19 @@ PYCONV_INLINE V magnitude(V x) {
   return x < 0 ? -x : x;
 }
 
-// body(image, z, h) over all rows of `images` grids, several rows a task.
+// body(image, z, begin, end) over all rows of `images` grids, several rows a task.
 template <class Body>
 PYCONV_INLINE void parallel_rows(i64 images, const i64 (&grid)[3], i64 row_work, int threads,
                                  Body&& body) {
   const i64 rows = images * grid[0] * grid[1];
   const i64 together = max_of<i64>(1, 16384 / max_of<i64>(1, row_work));
   parallel_for(ceil_div(rows, together), threads, [&](i64 task, int) {
-    for (i64 row = task * together; row < min_of(rows, (task + 1) * together); ++row)
-      body(row / grid[1] / grid[0], row / grid[1] % grid[0], row % grid[1]);
+    const i64 last = min_of(rows, (task + 1) * together);
+    for (i64 row = task * together, end; row < last; row = end) {
+      const i64 plane = row / grid[1], first = plane * grid[1];
+      end = min_of(last, first + grid[1]);
+      body(plane / grid[0], plane % grid[0], row - first, end - first);
+    }
   });
 }
 
