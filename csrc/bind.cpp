@@ -79,7 +79,7 @@ void activation_backward(const std::string& activation, const py::array& dy, con
   pyconv_status status;
   {
     py::gil_scoped_release release;
-    status = pyconv_activation_backward(kind, dtype, size, from, at, to);
+    status = pyconv_activation_backward(kind, dtype, size, from, at, to, nullptr);
   }
   require_ok(status);
 }
@@ -116,7 +116,7 @@ void run_layer(const std::string& kind, const py::tuple& arrays, const std::stri
   pyconv_status status;
   {
     py::gil_scoped_release release;
-    status = pyconv_run_layer(&d, buffers);
+    status = pyconv_run_layer(&d, buffers, nullptr);
   }
   require_ok(status);
 }

@@ -71,17 +71,17 @@ char* align_64(void* p) {
 }
 
 // Indices come from outside: none may point out of its plane.
-void check_indices(const pyconv_plan& plan, const i64* indices) {
+void check_indices(const pyconv_plan& plan, const i64* indices, int threads) {
   const PoolProblem& p = plan.pool;
   const bool unpools = p.kind == PoolKind::unpool;
   const i64 plane = unpools ? p.out_pixels() : p.in_pixels();
   const i64 count = p.n * p.c * (unpools ? p.in_pixels() : p.out_pixels());
+  if (plan.table->indices_within(indices, count, plane, threads)) return;
   i64 least = 0, most = 0;
   for (i64 i = 0; i < count; ++i) {
     least = std::min(least, indices[i]);
     most = std::max(most, indices[i]);
   }
-  if (least >= 0 && most < plane) return;
   const i64(&size)[3] = unpools ? p.out : p.in;
   Check check(plan.op.c_str(), p.axes);
   check.fail("indices must lie in the plane of " + std::to_string(size[0]) + " x " +
@@ -106,8 +106,8 @@ void run(const pyconv_plan& plan, const pyconv_buffers& given) {
     const PoolProblem& p = plan.pool;
     const bool indexed =
         p.kind == PoolKind::unpool || (p.kind == PoolKind::max && plan.pass != Pass::fwd);
-    if (indexed && !plan.table->device)  // a device's kernels ignore what points outside
-      check_indices(plan, static_cast<const i64*>(given.b));
+    if (indexed && plan.table->indices_within)
+      check_indices(plan, static_cast<const i64*>(given.b), threads);
     if (p.kind == PoolKind::lp && plan.pass != Pass::fwd && plan.buffer_bytes[5] && !given.aux)
       throw ValueError("lp_pool_backward: aux must hold y");
     buffers.threads = threads;
@@ -221,12 +221,12 @@ pyconv_status pyconv_run(const pyconv_plan* plan, const pyconv_buffers* buffers)
 }
 
 pyconv_status pyconv_activation_backward(int32_t activation, int32_t dtype, int64_t size,
-                                         const void* dy, const void* y, void* dx) {
+                                         const void* dy, const void* y, void* dx, void* stream) {
   return guarded([&] {
     const Check check("activation_backward", 1);
     const auto kind = check.choice<Activation>("activation", activation, 7);
     const auto type = check.choice<DType>("dtype", dtype, 2);
-    current_target().activation_backward[int(type)](kind, size, dy, y, dx, threads_now());
+    current_target().activation_backward[int(type)](kind, size, dy, y, dx, threads_now(), stream);
   });
 }
 
@@ -239,7 +239,8 @@ pyconv_status pyconv_layer_bytes(const pyconv_layer_desc* desc, int64_t bytes[8]
   });
 }
 
-pyconv_status pyconv_run_layer(const pyconv_layer_desc* desc, void* const buffers[8]) {
+pyconv_status pyconv_run_layer(const pyconv_layer_desc* desc, void* const buffers[8],
+                               void* stream) {
   return guarded([&] {
     check_struct(desc);
     i64 bytes[layer_buffers];
@@ -251,7 +252,7 @@ pyconv_status pyconv_run_layer(const pyconv_layer_desc* desc, void* const buffer
     const int threads = 8 * double(p.elements()) < serial_flops ? 1 : threads_now();
     const auto run = current_target().layer[int(p.dtype)];
     if (!run) check.fail("not built for this target");
-    run(p, buffers, threads);
+    run(p, buffers, threads, stream);
   });
 }
 

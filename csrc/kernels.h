@@ -35,9 +35,11 @@ struct Kernels {
   void (*reshape[2])(const ConvProblem&, Pass, const Buffers&);  // [dtype]: im2col, col2im, bias
   void (*pool[2])(const PoolProblem&, Pass, const Buffers&);
   void (*activation_backward[2])(Activation, i64 size, const void* dy, const void* y, void* dx,
-                                 int threads);
-  void (*layer[2])(const LayerProblem&, void* const* buffers, int threads);
-  bool device = false;  // buffers are a device's: the host must not read the indices in them
+                                 int threads, void* stream);
+  void (*layer[2])(const LayerProblem&, void* const* buffers, int threads, void* stream);
+  // Whether all indices lie in [0, plane). Null where buffers are a device's, whose kernels ignore
+  // what points outside.
+  bool (*indices_within)(const i64* indices, i64 count, i64 plane, int threads) = nullptr;
 };
 
 }  // namespace pyconv

@@ -59,6 +59,7 @@ PYCONV_HD inline Range covering(const PoolProblem& p, int axis, i64 i) {
 PYCONV_HD inline i64 tap_at(const PoolProblem& p, int axis, i64 o, i64 i) {
   if (p.adaptive) return i - scaled_down(o, p.in[axis], p.out[axis]);
   const i64 distance = i + p.pad[axis] - o * p.stride[axis];
+  if (p.dilation[axis] == 1) return distance;
   return distance % p.dilation[axis] ? -1 : distance / p.dilation[axis];
 }
 

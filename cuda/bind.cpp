@@ -94,7 +94,7 @@ void activation_backward(const std::string& activation, const std::string& dtype
   const OnDevice current(device);
   const auto enqueue =
       single ? pyconv::cuda::activation_backward<float> : pyconv::cuda::activation_backward<double>;
-  enqueue(kind, size, from, at, to, reinterpret_cast<void*>(stream));
+  enqueue(kind, size, from, at, to, 0, reinterpret_cast<void*>(stream));
 }
 
 // 0 where there is no driver, or no device.

@@ -13,13 +13,6 @@ void reshape(const ConvProblem& p, Pass pass, const Buffers& b) {
   bwd_bias<T>(p, b);
 }
 
-// The table's signature has no stream; bind.cpp calls ours, which has.
-template <class T>
-void chain_by_default(Activation activation, i64 size, const void* dy, const void* y, void* dx,
-                      int) {
-  activation_backward<T>(activation, size, dy, y, dx, nullptr);
-}
-
 template <class T>
 constexpr ConvKernel direct_kernel{nullptr,  nullptr, nullptr, nullptr, direct_shared_bytes<T>,
                                    direct<T>};
@@ -31,9 +24,8 @@ const Kernels kernels_table{
     {{}, {direct_kernel<float>, direct_kernel<double>}, {gemm_kernel<float>, gemm_kernel<double>}},
     {reshape<float>, reshape<double>},
     {pool<float>, pool<double>},
-    {chain_by_default<float>, chain_by_default<double>},
-    {},
-    true};
+    {activation_backward<float>, activation_backward<double>},
+    {}};
 
 }  // namespace
 }  // namespace cuda

@@ -38,7 +38,7 @@ template <class T>
 void pool(const PoolProblem&, Pass, const Buffers&);
 
 template <class T>
-void activation_backward(Activation, i64 size, const void* dy, const void* y, void* dx,
+void activation_backward(Activation, i64 size, const void* dy, const void* y, void* dx, int threads,
                          void* stream);
 
 }  // namespace pyconv::cuda

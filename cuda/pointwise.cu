@@ -15,12 +15,14 @@ __global__ void chain_each(Activation activation, i64 size, const T* dy, const T
 
 template <class T>
 void activation_backward(Activation activation, i64 size, const void* dy, const void* y, void* dx,
-                         void* stream) {
+                         int, void* stream) {
   launch_each("activation_backward", chain_each<T>, size, stream, activation, size,
               static_cast<const T*>(dy), static_cast<const T*>(y), static_cast<T*>(dx));
 }
 
-template void activation_backward<float>(Activation, i64, const void*, const void*, void*, void*);
-template void activation_backward<double>(Activation, i64, const void*, const void*, void*, void*);
+template void activation_backward<float>(Activation, i64, const void*, const void*, void*, int,
+                                         void*);
+template void activation_backward<double>(Activation, i64, const void*, const void*, void*, int,
+                                          void*);
 
 }  // namespace pyconv::cuda

@@ -228,11 +228,14 @@ TRANSPOSED = [
 ]
 
 POOL_BENCH = [
-    PoolCase("vgg-pool", (8, 64, 112, 112), 2, tags=frozenset({"bench"})),
-    PoolCase("resnet-pool", (8, 64, 112, 112), 3, 2, 1, tags=frozenset({"bench"})),
+    PoolCase("resnet-pool", (16, 64, 112, 112), 3, 2, 1, tags=frozenset({"bench"})),
+    PoolCase("vgg-pool", (64, 64, 32, 32), 2, tags=frozenset({"bench"})),
     PoolCase("lenet-pool", (256, 6, 28, 28), 2, tags=frozenset({"bench"})),
-    PoolCase("inception-pool", (8, 256, 28, 28), 3, 1, 1, tags=frozenset({"bench"})),
-    PoolCase("googlenet-pool", (8, 64, 112, 112), 3, 2, ceil_mode=True, tags=frozenset({"bench"})),
+    PoolCase("inception-pool", (16, 192, 28, 28), 3, 1, 1, tags=frozenset({"bench"})),
+    PoolCase("googlenet-pool", (16, 480, 14, 14), 3, 2, 1, tags=frozenset({"bench"})),
+    PoolCase("global-pool", (16, 512, 7, 7), 7, tags=frozenset({"bench"})),
+    PoolCase("1d-pool", (32, 64, 4096), 2, tags=frozenset({"bench"})),
+    PoolCase("3d-pool", (4, 32, 16, 56, 56), 2, tags=frozenset({"bench"})),
 ]
 
 POOL = [

@@ -45,6 +45,7 @@ const Kernels kernels_table{PYCONV_STRING(PYCONV_TARGET),
                             {reshape<float>, reshape<double>},
                             {pool<float>, pool<double>},
                             {activation_backward<float>, activation_backward<double>},
-                            {layer<float>, layer<double>}};
+                            {layer<float>, layer<double>},
+                            indices_within};
 
 }  // namespace pyconv::PYCONV_TARGET

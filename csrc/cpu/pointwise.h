@@ -154,24 +154,33 @@ PYCONV_INLINE Vec<T> chain(Activation activation, Vec<T> dy, Vec<T> y) {
   return dy;
 }
 
+template <class T, Activation activation>
+void chain_block(const T* dy, const T* y, T* dx, i64 count) {
+  i64 i = 0;
+  for (; i + lanes<T> <= count; i += lanes<T>)
+    store(dx + i, chain<T>(activation, load(dy + i), load(y + i)));
+  if (i == count) return;
+  const int rest = int(count - i);
+  store_first(dx + i, chain<T>(activation, load_first(dy + i, rest), load_first(y + i, rest)),
+              rest);
+}
+
 template <class T>
 void activation_backward(Activation activation, i64 size, const void* dy, const void* y, void* dx,
-                         int threads) {
+                         int threads, void*) {
+  using A = Activation;
+  // By activation, each with a loop of its own.
+  static constexpr void (*const blocks[])(const T*, const T*, T*, i64) = {
+      chain_block<T, A::none>, chain_block<T, A::relu>,    chain_block<T, A::leaky_relu>,
+      chain_block<T, A::tanh>, chain_block<T, A::sigmoid>, chain_block<T, A::gelu>,
+      chain_block<T, A::silu>};
   constexpr i64 block = 16384;  // 64 KB of floats: long against starting a task
   const T* const from = static_cast<const T*>(dy);
   const T* const at = static_cast<const T*>(y);
   T* const to = static_cast<T*>(dx);
   parallel_for(ceil_div(size, block), threads, [&](i64 task, int) {
-    const i64 end = min_of(size, (task + 1) * block);
-    i64 i = task * block;
-    for (; i + lanes<T> <= end; i += lanes<T>)
-      store(to + i, chain<T>(activation, load(from + i), load(at + i)));
-    if (i < end) {
-      const int count = int(end - i);
-      store_first(to + i,
-                  chain<T>(activation, load_first(from + i, count), load_first(at + i, count)),
-                  count);
-    }
+    const i64 i = task * block;
+    blocks[int(activation)](from + i, at + i, to + i, min_of(block, size - i));
   });
 }
 

@@ -194,13 +194,6 @@ PYCONV_INLINE void copy_row(const T* row, i64 width, i64 first, const PoolBand& 
   }
 }
 
-// Whether an average divides all outputs of a row by the same.
-PYCONV_INLINE bool divides_equally(const PoolProblem& p) {
-  const i64 last = p.out[2] - 1;
-  return p.divisor || (counted(p, taps_of(p, 2, 0)) == p.window[2] &&
-                       counted(p, taps_of(p, 2, last)) == p.window[2]);
-}
-
 // Outputs [begin, end) of rows (z, *) of one channel.
 template <class Op, class T>
 void output_band(Frame<T> f, const PoolBand& b, i64 z, i64 begin, i64 end, const T* x, T* y,
@@ -266,7 +259,7 @@ void forward(const PoolProblem& p, const Buffers& b) {
                             (p.adaptive || p.stride[2] > 2 || p.out[2] < Op::width);
   PoolBand band{};
   if (!nhwc && !along_window && !p.adaptive) band = PoolBand::of<T>(p, Op::width);
-  const bool equal = !Op::divides || divides_equally(p);
+  const bool equal = !Op::divides || divides_equally(p, 2);
   if (p.weighted && !equal) band.rows = 0;
   if (band.rows) {
     const i64 size = band.phases * band.pitch, reach = p.dilation[2];

@@ -1,10 +1,11 @@
 // Backward of average and p-norm pooling: rows of inputs run in parallel, and each collects from
-// the rows of outputs that cover it, in window order, so that no sum depends on threads.
+// the rows of outputs that cover it, so that no sum depends on threads. The plain average, whose
+// weights do not depend on the input, is in pool_average.h; here are all others.
 //
 //   avg  dx_i = sum_o dy_o w_(o, i) / sum(w)
 //   lp   dx_i = sum_o dy_o sign(x_i) (|x_i| / y_o)^(p - 1)
 #pragma once
-#include "pool_window.h"
+#include "pool_average.h"
 
 namespace pyconv::PYCONV_TARGET {
 
@@ -163,10 +164,25 @@ template <class T>
 void backward(const PoolProblem& p, const Buffers& b) {
   const bool nhwc = p.layout == Layout::nhwc;
   const i64 channels = nhwc ? p.c : 1;
-  parallel_rows(nhwc ? p.n : p.n * p.c, p.in, p.in[2] * channels, b.threads,
-                [&](i64 image, i64 z, i64 begin, i64 end) {
-                  for (i64 h = begin; h < end; ++h) input_row<T>(p, b, channels, image, z, h);
-                });
+  const bool plain = p.kind == PoolKind::avg && !p.weighted && (nhwc || spreads_by_row(p));
+  const T equal = plain ? equal_divisor<T>(p) : T(0);
+  auto rows_of = [&](i64 image, i64 z, i64 begin, i64 end) {
+    for (i64 h = begin; h < end; ++h) {
+      if (!plain) {
+        input_row<T>(p, b, channels, image, z, h);
+        continue;
+      }
+      const Rows rows{covering(p, 0, z), covering(p, 1, h), z, h};
+      const T* dy = static_cast<const T*>(b.a) + image * p.out_pixels() * channels;
+      const i64 row = ((image * p.in[0] + z) * p.in[1] + h) * p.in[2] * channels;
+      T* const dx = static_cast<T*>(b.out) + row;
+      if (nhwc)
+        average_row_nhwc<T>(p, rows, equal, dy, dx);
+      else
+        average_row<T>(p, rows, equal, dy, dx);
+    }
+  };
+  parallel_rows(nhwc ? p.n : p.n * p.c, p.in, p.in[2] * channels, b.threads, rows_of);
 }
 
 }  // namespace pyconv::PYCONV_TARGET

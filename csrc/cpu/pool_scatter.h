@@ -10,6 +10,18 @@
 
 namespace pyconv::PYCONV_TARGET {
 
+bool indices_within(const i64* indices, i64 count, i64 plane, int threads) {
+  constexpr i64 block = 16384;
+  bool outside = false;
+  parallel_for(ceil_div(count, block), threads, [&](i64 task, int) {
+    std::uint64_t found = 0;
+    for (i64 i = task * block; i < min_of(count, (task + 1) * block); ++i)
+      found |= std::uint64_t(indices[i]) >= std::uint64_t(plane);
+    if (found) __atomic_store_n(&outside, true, __ATOMIC_RELAXED);
+  });
+  return !outside;
+}
+
 // `pixels` of the small and of the big plane.
 template <class T, bool Add>
 void scatter(const PoolProblem& p, i64 from_pixels, i64 to_pixels, const Buffers& b) {

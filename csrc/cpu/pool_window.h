@@ -15,6 +15,13 @@ PYCONV_INLINE Range inside(const PoolProblem& p) {
   return {begin, room <= 0 ? begin : max_of(begin, min_of(q, ceil_div(room, p.stride[2])))};
 }
 
+// Whether all outputs along an axis have the same share in an average's divisor.
+PYCONV_INLINE bool divides_equally(const PoolProblem& p, int axis) {
+  const i64 last = p.out[axis] - 1;
+  return p.divisor || (!p.adaptive && counted(p, taps_of(p, axis, 0)) == p.window[axis] &&
+                       counted(p, taps_of(p, axis, last)) == p.window[axis]);
+}
+
 // The same pooling, easier to run: adaptive windows of one size are a stride, and axes pooled away
 // as a whole are one long axis.
 PYCONV_INLINE PoolProblem simplified(PoolProblem p) {

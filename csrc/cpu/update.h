@@ -124,7 +124,7 @@ void activation(const LayerProblem& p, void* const* buffers, int threads) {
 }
 
 template <class T>
-void layer(const LayerProblem& p, void* const* buffers, int threads) {
+void layer(const LayerProblem& p, void* const* buffers, int threads, void*) {
   switch (p.kind) {
     case LayerKind::batch_norm:
       return p.backward ? batch_norm_backward<T>(p, buffers, threads)

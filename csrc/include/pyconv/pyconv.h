@@ -184,9 +184,10 @@ PYCONV_API double pyconv_plan_bytes(const pyconv_plan* plan); /* compulsory traf
 PYCONV_API pyconv_status pyconv_run(const pyconv_plan* plan, const pyconv_buffers* buffers);
 
 /* dx = dy * activation'(.), element by element; `y` is the activation's output, or its input for
- * gelu and silu. */
+ * gelu and silu; `stream` as in pyconv_buffers. */
 PYCONV_API pyconv_status pyconv_activation_backward(int32_t activation, int32_t dtype, int64_t size,
-                                                    const void* dy, const void* y, void* dx);
+                                                    const void* dy, const void* y, void* dx,
+                                                    void* stream);
 
 /* What networks do between convolutions, each in one pass over memory or few. x and y are (N, C,
  * pixels), or (N, pixels, C) for NHWC; for the optimizers n elements, c = pixels = 1. Buffers by
@@ -223,7 +224,8 @@ typedef struct pyconv_layer_desc {
 
 /* Bytes of each buffer; 0: not used, negative: may be NULL. */
 PYCONV_API pyconv_status pyconv_layer_bytes(const pyconv_layer_desc* desc, int64_t bytes[8]);
-PYCONV_API pyconv_status pyconv_run_layer(const pyconv_layer_desc* desc, void* const buffers[8]);
+PYCONV_API pyconv_status pyconv_run_layer(const pyconv_layer_desc* desc, void* const buffers[8],
+                                          void* stream);
 
 PYCONV_API void pyconv_set_num_threads(int32_t threads); /* 0: as OpenMP says */
 PYCONV_API int32_t pyconv_get_num_threads(void);
