@@ -1,4 +1,4 @@
-"""The command `pyconv`: train, eval, predict, summary, info."""
+"""The command `pyconv`: train, eval, predict, summary, bench, info."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from pyconv.bench import command as bench
     from pyconv.nn.models import CATALOGUE
 
     parser = argparse.ArgumentParser(
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument("--channels", type=_positive, metavar="C", help="of the input; default 1")
     summary.add_argument("--classes", type=_positive, default=10, metavar="K", help="default 10")
 
+    bench.add_options(command("bench", bench.run, bench.DESCRIPTION))
     command("info", _info, "What was built and what was chosen on this machine.")
     return parser
 

@@ -7,6 +7,8 @@ edges of what is legal. Shapes are (N, C, *spatial) and (K, C/groups, *kernel).
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pyconv.bench.cases import LAYERS
+
 Ints = int | tuple[int, ...]
 
 
@@ -35,8 +37,8 @@ class Case:
         return {name: getattr(self, name) for name in names}
 
     def thin(self) -> "Case":
-        """One image and a map of at most 16: all channels and taps in a hundredth of the work."""
-        small = tuple(min(size, 16) for size in self.x[2:])
+        """One image and a small map: all channels and taps in a hundredth of the work."""
+        small = tuple(min(size, 16 if self.axes < 3 else 6) for size in self.x[2:])
         return replace(self, x=(1, self.x[1], *small))
 
 
@@ -83,34 +85,15 @@ class PoolCase:
         return {name: getattr(self, name) for name in ("stride", "padding", "ceil_mode")}
 
 
-def _bench(name: str, n: int, c: int, h: int, k: int, r: int, *window: int) -> Case:
-    stride, padding, dilation, groups = (*window, *(1, 0, 1, 1)[len(window) :])
-    x, w = (n, c, h, h), (k, c // groups, r, r)
-    return Case(name, x, w, stride, padding, dilation, groups, tags=frozenset({"bench"}))
-
-
-# N, C, H = W, K, kernel, stride, padding, dilation, groups
+# The layers of `pyconv bench`, where one table has them for both.
 BENCH = [
-    _bench("vgg-112", 8, 64, 112, 64, 3, 1, 1),
-    _bench("resnet-56", 16, 64, 56, 64, 3, 1, 1),
-    _bench("resnet-28", 16, 128, 28, 128, 3, 1, 1),
-    _bench("resnet-14", 16, 256, 14, 256, 3, 1, 1),
-    _bench("resnet-7", 16, 512, 7, 512, 3, 1, 1),
-    _bench("bottleneck-out-56", 16, 64, 56, 256, 1, 1, 0),
-    _bench("bottleneck-in-14", 16, 1024, 14, 256, 1, 1, 0),
-    _bench("resnet-stem", 8, 3, 224, 64, 7, 2, 3),
-    _bench("resnet-down-56", 16, 128, 56, 128, 3, 2, 1),
-    _bench("mnist-5x5", 32, 16, 28, 32, 5, 1, 2),
-    _bench("cifar-stem", 64, 3, 32, 64, 5, 1, 2),
-    _bench("cifar-5x5", 64, 64, 16, 64, 5, 1, 2),
-    _bench("lenet-c1", 256, 1, 32, 6, 5, 1, 0),
-    _bench("lenet-c3", 256, 6, 14, 16, 5, 1, 0),
-    _bench("depthwise-3x3", 8, 96, 112, 96, 3, 1, 1, 1, 96),
-    _bench("depthwise-7x7", 8, 96, 56, 96, 7, 1, 3, 1, 96),
-    _bench("resnext-28", 8, 256, 28, 256, 3, 1, 1, 1, 32),
-    _bench("dilated-28", 8, 256, 28, 256, 3, 1, 2, 2),
-    _bench("large-31x31", 4, 32, 64, 32, 31, 1, 15),
-]
+    Case(
+        layer.name, layer.x, layer.w, layer.stride, layer.padding, layer.dilation, layer.groups,
+        tags=frozenset({"bench"}),
+    )
+    for layer in LAYERS
+    if layer.kind == "conv"
+]  # fmt: skip
 
 # Around the widths of vectors (4, 8, 16) and of register tiles.
 CHANNELS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 64, 65)
@@ -225,17 +208,6 @@ TRANSPOSED = [
     TransposedCase("1d", (2, 3, 7), (3, 4, 4), 3, 1, 2),
     TransposedCase("3d", (1, 3, 3, 2, 4), (3, 2, 2, 3, 2), (2, 1, 3), (1, 1, 0), (0, 0, 2)),
     TransposedCase("3d-groups", (1, 4, 2, 3, 3), (4, 1, 3, 2, 3), 2, 1, 1, 4),
-]
-
-POOL_BENCH = [
-    PoolCase("resnet-pool", (16, 64, 112, 112), 3, 2, 1, tags=frozenset({"bench"})),
-    PoolCase("vgg-pool", (64, 64, 32, 32), 2, tags=frozenset({"bench"})),
-    PoolCase("lenet-pool", (256, 6, 28, 28), 2, tags=frozenset({"bench"})),
-    PoolCase("inception-pool", (16, 192, 28, 28), 3, 1, 1, tags=frozenset({"bench"})),
-    PoolCase("googlenet-pool", (16, 480, 14, 14), 3, 2, 1, tags=frozenset({"bench"})),
-    PoolCase("global-pool", (16, 512, 7, 7), 7, tags=frozenset({"bench"})),
-    PoolCase("1d-pool", (32, 64, 4096), 2, tags=frozenset({"bench"})),
-    PoolCase("3d-pool", (4, 32, 16, 56, 56), 2, tags=frozenset({"bench"})),
 ]
 
 POOL = [

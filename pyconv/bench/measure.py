@@ -1,0 +1,205 @@
+"""Fair times: a race of contestants in one process, and what the machine itself can do.
+
+Whoever ran last may leave threads that spin on the cores of whoever is next: OpenMP's for 1 to 4 ms
+and NumPy's OpenBLAS for 40 (a convolution of 8 ms took 14 after it). So between two contestants all
+rest, and each runs once untimed where that costs little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import gc
+import importlib.metadata
+import os
+import pathlib
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import pyconv as pc
+from pyconv.bench.peers import Contestant
+
+REST, LONG_REST = 0.005, 0.1  # seconds
+SPINNING = ("numpy", "scipy", "onnxruntime", "jax")
+TURN = 0.005  # seconds of calls before the next contestant's turn
+HOPELESS = 4  # times slower than the fastest: after a fair try it can win nothing
+MOST_ERROR = 2e-5  # of the largest value: float32 summed in another order, or by transforms
+
+Samples = dict[str, list[float]]
+
+
+def library(name: str) -> str:
+    return name.split()[0]
+
+
+def checked(contestants: list[Contestant]) -> tuple[dict[str, Callable[[], Any]], Samples, Any]:
+    """Calls whose results agree, the seconds of their first call, and why others are left out.
+
+    The standard is the first peer. Raises ArithmeticError where pyconv is the one that differs.
+    """
+    runs, first, left_out = {}, {}, {}
+    ours = [c for c in contestants if library(c[0]) == "pyconv"]
+    standard: Any = None
+    for name, run, last in [c for c in contestants if library(c[0]) != "pyconv"] + ours:
+        start = time.perf_counter()
+        try:
+            result = np.asarray(run())
+        except Exception as error:
+            if library(name) == "pyconv":
+                raise
+            left_out[name] = f"{type(error).__name__}: {str(error)[:200]}"
+            continue
+        first[name] = [time.perf_counter() - start]
+        result = np.moveaxis(result, -1, 1) if last else result
+        if standard is None:
+            standard, most = result, float(np.max(np.abs(result), initial=0))
+        if result.shape != standard.shape:
+            error_is = f"its shape is {result.shape}, not {standard.shape}"
+        else:
+            error_is = ""
+            share = float(np.max(np.abs(result - standard), initial=0)) / (most or 1.0)
+            if not share <= MOST_ERROR:
+                error_is = f"it differs by {share:.2g} of the largest value"
+        if not error_is:
+            runs[name] = run
+        elif library(name) == "pyconv":
+            raise ArithmeticError(f"{name}: {error_is}")
+        else:
+            left_out[name] = error_is
+        if library(name) in SPINNING:
+            time.sleep(LONG_REST)
+    return {c[0]: runs[c[0]] for c in contestants if c[0] in runs}, first, left_out
+
+
+def race(runs: dict[str, Callable[[], Any]], first: Samples, seconds: float) -> Samples:
+    """Seconds of single calls, in turns; of calls under 100 us the mean of as many as take that.
+
+    At least three turns each, but one for the hopeless, and none for those whose first call, over
+    a second, was.
+    """
+    samples: Samples = {name: [] for name in runs}
+    guess = {name: first[name][0] for name in runs}
+    turns, end = 0, time.perf_counter() + seconds
+    with quiet():
+        while turns < 3 or time.perf_counter() < end:
+            best = min(guess.values())
+            for name, run in runs.items():
+                if guess[name] > HOPELESS * best and (turns >= 1 or guess[name] > 1):
+                    continue
+                time.sleep(REST)
+                samples[name] += turn(run)
+                guess[name] = statistics.median(samples[name])
+                if library(name) in SPINNING:
+                    time.sleep(LONG_REST)
+            turns += 1
+    return {name: found or first[name] for name, found in samples.items()}
+
+
+def turn(run: Callable[[], Any]) -> list[float]:
+    """The times of one contestant's turn."""
+    once = timed(run)
+    if once > 0.1:  # what waking the threads and warming the caches takes is lost in that
+        return [once]
+    several = max(1, int(1e-4 / once))
+    found: list[float] = []
+    end = time.perf_counter() + TURN
+    while len(found) < 2 or time.perf_counter() < end:
+        found.append(timed(run, several))
+    return found
+
+
+def timed(run: Callable[[], Any], several: int = 1) -> float:
+    """The mean seconds of so many calls."""
+    start = time.perf_counter()
+    for _ in range(several):
+        run()
+    return (time.perf_counter() - start) / several
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No garbage collection."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def blas_threads(threads: int) -> Iterator[None]:
+    """NumPy's and SciPy's BLAS on so many threads, where threadpoolctl is there to say so."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        yield
+        return
+    with threadpool_limits(threads, "blas"):
+        yield
+
+
+def at_once(threads: int, work: Callable[[int], Any]) -> float:
+    """The seconds that work(0), work(1), ... take side by side; they release the GIL."""
+    crew = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
+
+    def start_and_join() -> None:
+        for one in crew:
+            one.start()
+        for one in crew:
+            one.join()
+
+    return timed(start_and_join)
+
+
+def peak_gflops(threads: int) -> float:
+    """GFLOP/s of the best of ten BLAS products of 2048x2048, in which the packing is lost."""
+    a, c = np.ones((2, 2048, 2048), np.float32)
+    with blas_threads(threads):
+        best = min(timed(lambda: np.matmul(a, a, out=c)) for _ in range(10))
+    time.sleep(LONG_REST)
+    return 2 * 2048**3 / best / 1e9
+
+
+def copy_gbs(threads: int) -> float:
+    """GB/s read and written by copies of 128 MB on each thread."""
+    source, target = np.ones((2, threads, 32 << 20), np.float32)
+
+    def work(i: int) -> None:
+        np.copyto(target[i], source[i])
+
+    return 2 * source.nbytes / min(at_once(threads, work) for _ in range(4)) / 1e9
+
+
+def machine(threads: int, libraries: list[str]) -> dict[str, Any]:
+    """What a reader must know to judge the figures."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+    versions = {}
+    for name in libraries:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "cpu": model or platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "system": platform.platform(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "load": os.getloadavg()[0],
+        "pyconv": pc.show_config("dict"),
+        "threads": threads,
+        "versions": versions,
+        "peak_gflops": peak_gflops(threads),
+        "copy_gbs": copy_gbs(threads),
+    }
