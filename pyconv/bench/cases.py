@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyconv as pc
 
 Shape = tuple[int, ...]
+Array = Any
+Arrays = tuple[Array, Array, Array]  # x, w (None for a pooling), dy
+Contestant = tuple[str, Callable[[], Array], bool]  # name, call, whether its result is NHWC
 PASSES = ("fwd", "bwd_data", "bwd_weight")
 
 # class -> what the best peer's time over ours shall be at least, geometric mean, for each pass.

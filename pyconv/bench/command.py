@@ -7,23 +7,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-DESCRIPTION = """Time layers and networks beside the peers that are installed: PyTorch, onnxruntime
-and JAX, each checked before it is timed. Leaves all samples and the machine as JSON, and charts."""
+DESCRIPTION = """Time layers and networks beside the peers that are installed: PyTorch, onnxruntime,
+JAX, SciPy and NumPy, each checked before it is timed. Leaves all samples and the machine as JSON,
+and charts. Ctrl-C ends it with what there is."""
+
+SUITES = "layers (default), networks, numpy, overhead, scaling or memory"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
-    option("--suite", default="layers", metavar="S", help="layers (default)")
+    option("--suite", default="layers", metavar="S", help=SUITES)
     option("--against", type=_words, metavar="P,...", help="peers; default: those installed")
     option(
         "--only", type=_words, default=(), metavar="L,...", help="beginnings of names, or classes"
     )
     option("--passes", type=_words, metavar="P,...", help="of fwd, bwd_data, bwd_weight")
     option("--threads", type=int, metavar="T", help="default: all cores")
-    option("--seconds", type=float, default=1.0, metavar="S", help="a row, at least; default 1")
-    option("--batch", type=_batches, default=(0, 1), metavar="N,...",
-           help="images; 0 is the layer's own; default 0,1")  # fmt: skip
-    option("--out", type=Path, metavar="STEM", help="default runs/bench-SUITE-TIME")
+    option("--seconds", type=float, default=1.0, metavar="S", help="a row at least; default 1")
+    option("--batch", type=_batches, metavar="N,...", help="images; 0 is the layer's own")
+    option("--out", type=Path, metavar="STEM", help="of the files; default runs/bench-SUITE-TIME")
+    option("--compare", type=Path, metavar="OLD.json", help="show gains and losses since that run")
+    option("--load", type=Path, metavar="RUN.json", help="show that run instead of a new one")
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -35,50 +39,83 @@ def _batches(text: str) -> tuple[int, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
+    from pyconv.bench import report
+    from pyconv.bench.compare import compare
+
+    old = report.read(args.compare) if args.compare else None
+    if args.load:
+        from pyconv.bench.views import VIEWS
+
+        found, stopped = report.read(args.load), False
+        print(report.headline(found))
+        print(*map(report.text, VIEWS[found["suite"]].tables(found["rows"])), sep="\n")
+    else:
+        found, stopped = _measured(args)
+    if old is not None:
+        print(*map(report.text, compare(old, found)), sep="\n")
+    if not args.load or args.out:
+        name = f"bench-{found['suite']}-{time.strftime('%Y%m%d-%H%M%S')}"
+        _leave(found, args.out or Path("runs") / name)
+    return 130 if stopped else 0
+
+
+def _measured(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """The report, and whether Ctrl-C ended it."""
     import pyconv
-    from pyconv.bench import measure, peers, report, suites
+    from pyconv.bench import measure, peers, report
     from pyconv.bench.cases import PASSES
     from pyconv.bench.screen import Screen
+    from pyconv.bench.suites import SUITES, Options
+    from pyconv.bench.views import VIEWS
 
+    _require("suite", [args.suite], SUITES)
+    rows_of, default_peers, default_batch = SUITES[args.suite]
     against = args.against
     if against is None:
-        against = tuple(filter(peers.installed, peers.PEERS))
-    _require("suite", [args.suite], suites.SUITES)
+        against = tuple(filter(peers.installed, default_peers))
     _require("against", against, peers.PEERS)
-    if min(args.batch, default=-1) < 0:
-        raise ValueError(f"bench: --batch must be numbers from 0, got {args.batch}")
     _require("passes", args.passes or (), PASSES)
+    batch = default_batch if args.batch is None else args.batch
+    if min(batch, default=-1) < 0:
+        raise ValueError(f"bench: --batch must be numbers from 0, got {batch}")
     pyconv.set_num_threads(args.threads or 0)
     threads = pyconv.get_num_threads()
-    options = suites.Options(
-        against=against,
-        only=args.only,
-        passes=args.passes or PASSES,
-        threads=threads,
-        seconds=args.seconds,
-        batch=args.batch,
-    )
+    passes = args.passes or PASSES
+    options = Options(against, args.only, passes, threads, args.seconds, batch)
     peers.use_threads(against, threads)
-    found: dict[str, Any] = {"suite": args.suite, "options": vars(options)}
-    found["machine"] = measure.machine(threads, ["pyconv-engine", "numpy", *against])
-    rows: list[suites.Row] = []
-    stem = args.out or Path("runs") / f"bench-{args.suite}-{time.strftime('%Y%m%d-%H%M%S')}"
-    print(
-        f"{found['machine']['cpu']}, {threads} threads, load {found['machine']['load']:.1f}: "
-        f"{found['machine']['peak_gflops']:.0f} GFLOP/s, {found['machine']['copy_gbs']:.0f} GB/s"
-    )
+    rows: list[report.Row] = []
+    found = {
+        "suite": args.suite,
+        "options": vars(options),
+        "machine": measure.machine(threads, ["pyconv-engine", "numpy", *against]),
+        "rows": rows,
+    }
+    print(report.headline(found))
     stopped = False
-    with Screen(report.cells, report.tables) as screen:
-        screen.line(list(report.COLUMNS), "bold")
+    with measure.blas_threads(threads), Screen(VIEWS[args.suite]) as screen:
         try:
-            for row in suites.SUITES[args.suite](options):
+            for row in rows_of(options):
                 rows.append(row)
                 screen.row(row)
         except KeyboardInterrupt:
             stopped = True
-    report.write(found | {"rows": rows}, stem.with_suffix(".json"))
-    print(f"written: {stem}.json")
-    return 130 if stopped else 0
+    found["machine"]["load_after"] = measure.load()
+    return found, stopped
+
+
+def _leave(found: dict[str, Any], stem: Path) -> None:
+    from pyconv.bench import chart, report
+
+    def path(kind: str) -> Path:
+        return stem.with_name(f"{stem.name}.{kind}")
+
+    report.write(found, path("json"))
+    chart.page(found, path("html"))
+    try:
+        chart.png(found, path("png"))
+    except ImportError:
+        print("no picture: matplotlib is missing; pip install 'pyconv-engine[bench]'")
+    print(f"written: {stem}.*")
 
 
 def _require(option: str, given: Any, known: Any) -> None:

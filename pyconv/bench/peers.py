@@ -1,10 +1,9 @@
 """The contestants: pyconv and the frameworks that are installed, each as calls with no argument.
 
-A peer is a generator of (name, call, whether the result is channels last), given a layer, its
-arrays x w dy and a pass. "nchw" and "nhwc" are the memory order; ours come three times: a fresh
-result, a given one ("out") and a plan that keeps its transformed weights ("kept"), with a fresh
-result. Frameworks make fresh results. Weights are packed in every call but in "kept" and in
-onnxruntime, whose weights are constants of the model.
+A peer is a generator of contestants, given a layer, its arrays and a pass. "nchw" and "nhwc" are
+the memory order. Ours come three times: with a fresh result, with a given one ("out"), and fresh
+from a plan that keeps its weights in the kernel's form ("kept"). Frameworks make fresh results.
+Weights are packed in every call but in "kept" and in onnxruntime, where they are constants.
 """
 
 from __future__ import annotations
@@ -18,15 +17,12 @@ from typing import Any
 import numpy as np
 
 import pyconv as pc
-from pyconv.bench.cases import Layer
-
-Array = Any
-Arrays = tuple[Array, Array, Array]
-Contestant = tuple[str, Callable[[], Array], bool]
+from pyconv.bench import numpy_peers
+from pyconv.bench.cases import Array, Arrays, Contestant, Layer
 
 
 def arrays(layer: Layer) -> Arrays:
-    """x, w (None for a pooling) and dy; nothing in x is the same twice, so no maximum is a tie."""
+    """Random ones; no two values of x are likely to be equal, so no maximum is a tie."""
     rng = np.random.default_rng(0)
     w = None if layer.pools else rng.standard_normal(layer.w, np.float32)
     x, dy = (rng.standard_normal(shape, np.float32) for shape in (layer.x, layer.y))
@@ -219,12 +215,17 @@ PEERS: dict[str, Callable[[Layer, Arrays, str], Iterator[Contestant]]] = {
     "torch": torch,
     "onnxruntime": onnxruntime,
     "jax": jax,
+    "scipy": numpy_peers.scipy,
+    "numpy": numpy_peers.numpy,
+    "fft": numpy_peers.fft,
+    "loops": numpy_peers.loops,
 }
-NEEDS = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx"), "jax": ("jax",)}
+_MODULES = {"onnxruntime": ("onnxruntime", "onnx"), "fft": (), "loops": ()}
 
 
 def installed(name: str) -> bool:
-    return all(importlib.util.find_spec(module) is not None for module in NEEDS.get(name, (name,)))
+    modules = _MODULES.get(name, (name,))
+    return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
 def use_threads(names: tuple[str, ...], threads: int) -> None:

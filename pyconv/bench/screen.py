@@ -2,53 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from types import TracebackType
 from typing import Any, Self
 
 from pyconv.bench import report
-from pyconv.bench.report import Row, Table
+from pyconv.bench.report import Row
+from pyconv.bench.views import View
 
-WIDTHS = (24, 10, 4, 6, 6, 6, 9, 15, 22, 15)
+WIDTHS = (29, 10, 4, 6, 6, 6, 10, 15, 22, 15)
 
 
 class Screen:
-    """`rich` is rich's console and its live display, or None for plain text."""
-
-    def __init__(
-        self, cells: Callable[[Row], list[str]], summary: Callable[[list[Row]], list[Table]]
-    ):
-        self._cells, self._summary = cells, summary
+    def __init__(self, view: View) -> None:
+        self._view = view
         self._rows: list[Row] = []
-        self._rich: Any = None
+        self._live: Any = None
 
     def __enter__(self) -> Self:
-        try:
+        with contextlib.suppress(ImportError):
             from rich.console import Console
             from rich.live import Live
-        except ImportError:
-            return self
-        console = Console(highlight=False)
-        if console.is_terminal:
-            self._rich = Live(console=console, transient=True, auto_refresh=False)
-            self._rich.start()
+
+            console = Console(highlight=False)
+            if console.is_terminal:
+                self._live = Live(console=console, transient=True, auto_refresh=False)
+                self._live.start()
+        self._line(list(self._view.columns), "bold")
         return self
 
-    def line(self, cells: list[str], style: str = "") -> None:
+    def _line(self, cells: list[str], style: str = "") -> None:
         line = " ".join(cell.ljust(width) for cell, width in zip(cells, WIDTHS)).rstrip()
-        if self._rich is None:
+        if self._live is None:
             print(line, flush=True)
         else:
-            self._rich.console.print(line, style=style, markup=False, no_wrap=True, crop=False)
+            self._live.console.print(line, style=style, markup=False, no_wrap=True, crop=False)
 
     def row(self, row: Row) -> None:
         self._rows.append(row)
-        ratio = report.ratio(row)
-        self.line(self._cells(row), "" if ratio is None else "green" if ratio >= 1 else "red")
+        found = self._view.mean([row])
+        self._line(self._view.cells(row), "" if found is None else "green" if found >= 1 else "red")
         for name, why in row["left_out"].items():
-            self.line([f"  without {name}: {why}"])
-        if self._rich is not None:
-            self._rich.update("\n".join(map(report.text, self._summary(self._rows))), refresh=True)
+            self._line([f"  without {name}: {why}"])
+        if self._live is not None:
+            tables = map(report.text, self._view.tables(self._rows))
+            self._live.update("\n".join(tables), refresh=True)
 
     def __exit__(
         self,
@@ -56,7 +54,7 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._rich is not None:
-            self._rich.stop()
+        if self._live is not None:
+            self._live.stop()
         if self._rows:
-            print(*map(report.text, self._summary(self._rows)), sep="\n")
+            print(*map(report.text, self._view.tables(self._rows)), sep="\n")
