@@ -12,9 +12,9 @@ class Plan : public BoundPlan {
  public:
   using BoundPlan::BoundPlan;
 
-  void run(const py::object& a, const py::object& b, const py::object& bias,
-           const py::object& residual, const py::array& out, const py::object& aux,
-           const py::object& workspace, bool b_is_packed) const {
+  void run_on(const py::object& a, const py::object& b, const py::object& bias,
+              const py::object& residual, const py::array& out, const py::object& aux,
+              const py::object& workspace, bool b_is_packed) const {
     pyconv_buffers buffers{};
     const std::size_t packed = pyconv_plan_packed_bytes(plan_);
     buffers.a = pointer("a", a, bytes_[0]);
@@ -24,18 +24,20 @@ class Plan : public BoundPlan {
     buffers.out = const_cast<void*>(pointer("out", out, bytes_[4]));
     if (!out.writeable()) raise(PyExc_ValueError, "pyconv: out is read-only");
     if (!aux.is_none()) buffers.aux = const_cast<void*>(pointer("aux", aux, bytes_[5]));
-    if (!workspace.is_none()) {
-      auto array = py::reinterpret_borrow<py::array>(workspace);
-      buffers.workspace = array.mutable_data();
-      buffers.workspace_bytes = std::size_t(array.nbytes());
-    }
     buffers.b_is_packed = b_is_packed;
-    pyconv_status status;
-    {
-      py::gil_scoped_release release;
-      status = pyconv_run(plan_, &buffers);
-    }
-    require_ok(status);
+    run(buffers, workspace);
+  }
+
+  // As run, at addresses: for arrays of a framework, whose pointers cost less than views of them.
+  void run_at(std::uintptr_t a, std::uintptr_t b, std::uintptr_t bias, std::uintptr_t out,
+              std::uintptr_t aux, const py::object& workspace) const {
+    pyconv_buffers buffers{};
+    buffers.a = reinterpret_cast<const void*>(a);
+    buffers.b = reinterpret_cast<const void*>(b);
+    buffers.bias = reinterpret_cast<const void*>(bias);
+    buffers.out = reinterpret_cast<void*>(out);
+    buffers.aux = reinterpret_cast<void*>(aux);
+    run(buffers, workspace);
   }
 
   void pack(const py::array& w, py::array& packed) const {
@@ -47,6 +49,20 @@ class Plan : public BoundPlan {
     {
       py::gil_scoped_release release;
       status = pyconv_pack_weights(plan_, from, to);
+    }
+    require_ok(status);
+  }
+
+  void run(pyconv_buffers& buffers, const py::object& workspace) const {
+    if (!workspace.is_none()) {
+      auto array = py::reinterpret_borrow<py::array>(workspace);
+      buffers.workspace = array.mutable_data();
+      buffers.workspace_bytes = std::size_t(array.nbytes());
+    }
+    pyconv_status status;
+    {
+      py::gil_scoped_release release;
+      status = pyconv_run(plan_, &buffers);
     }
     require_ok(status);
   }
@@ -130,8 +146,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   bind_plans<Plan>(m)
       .def("pack", &Plan::pack, py::arg("w"), py::arg("packed"))
-      .def("run", &Plan::run, py::arg("a"), py::arg("b"), py::arg("bias"), py::arg("residual"),
-           py::arg("out"), py::arg("aux"), py::arg("workspace"), py::arg("b_is_packed") = false);
+      .def("run", &Plan::run_on, py::arg("a"), py::arg("b"), py::arg("bias"), py::arg("residual"),
+           py::arg("out"), py::arg("aux"), py::arg("workspace"), py::arg("b_is_packed") = false)
+      .def("run_at", &Plan::run_at);
   m.def("activation_backward", &activation_backward);
   m.def("run_layer", &run_layer, py::arg("kind"), py::arg("arrays"), py::arg("layout"),
         py::arg("n"), py::arg("c"), py::arg("pixels"), py::arg("numbers"),

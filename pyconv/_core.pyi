@@ -52,6 +52,17 @@ class Plan:
         avg fwd a=x (b=weights), bwd a=dy (b=weights); lp fwd a=x, bwd a=dy b=x aux=y;
         unpool fwd a=x b=indices.
         """
+    def run_at(
+        self,
+        a: int,
+        b: int,
+        bias: int,
+        out: int,
+        aux: int,
+        workspace: np.ndarray[Any, Any] | None,
+    ) -> None:
+        """As run, at addresses (0: not given), which are trusted: dense memory of the plan's shapes
+        that the caller keeps alive."""
 
 def plan_conv(
     op: str,
