@@ -108,7 +108,7 @@ def host_view(op: str, name: str, array: Array) -> Dense:
         raise TypeError(f"{op}: {name} cannot be read as float32 or float64: {error}") from error
 
 
-def _exporter(op: str, name: str, array: Array) -> Callable[[Dense], Array]:
+def exporter(op: str, name: str, array: Array) -> Callable[[Dense], Array]:
     """What makes a result the same kind as `array`."""
     if isinstance(array, np.ndarray):
         return lambda result: result
@@ -157,7 +157,7 @@ class Call:
             if array is not None or name not in _OPTIONAL:
                 self._views[name] = host_view(op, name, array)
         self._check_dtypes()
-        self._export = _exporter(op, *next(iter(arrays.items())))
+        self._export = exporter(op, *next(iter(arrays.items())))
         if may_turn:
             self._choose_layout()
 

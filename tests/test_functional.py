@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pickle
 import pkgutil
+import re
 import subprocess
 import sys
 import threading
@@ -344,9 +345,9 @@ def test_every_operation_is_documented(name):
 
 
 MODULES = ["pyconv"] + [
-    f"pyconv.{module.name}"
-    for module in pkgutil.iter_modules(pc.__path__)
-    if not module.name.startswith(("__main__", "_core", "_cuda", "lib"))
+    module.name
+    for module in pkgutil.walk_packages(pc.__path__, "pyconv.")
+    if not re.match(r"pyconv\.(__main__|_core|_cuda|lib)", module.name)
 ]
 
 
