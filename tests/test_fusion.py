@@ -96,6 +96,27 @@ def test_what_is_fused():
         assert kinds() == [["Conv2d", "BatchNorm2d", "GELU"], ["ReLU"]]
 
 
+def test_explain_tells_passes_algorithms_and_memory():
+    lines = pc.models.resnet20().eval().explain((2, 3, 32, 32)).splitlines()
+    found = {line.split()[0]: line.split()[1:] for line in lines[2:-1]}
+    assert found["stem.0"][:2] == ["Conv2d+BatchNorm2d+ReLU", "direct"]
+    assert found["stage2.0.0.shortcut.0"][0] == "Conv2d+BatchNorm2d"
+    assert found["stage2.0.0.body.3"][0] == "Conv2d+BatchNorm2d+ReLU"
+    assert found["output"][:3] == ["Linear", "gemm", "2x10"]
+    net = pc.models.resnet20()
+    assert f"24 passes, {net.eval().multiply_adds((2, 3, 32, 32)) - _norms(net):,}" in lines[-1]
+
+
+def _norms(net):
+    """Batch norms count their multiplications; folded ones have none."""
+    shapes, total = [(net, (2, 3, 32, 32))], 0
+    while shapes:
+        layer, shape = shapes.pop()
+        shapes += [(inner, into) for _, inner, into in layer.inside(shape)]
+        total += layer.multiply_adds(shape) if isinstance(layer, nn.BatchNorm2d) else 0
+    return total
+
+
 def test_a_forward_of_ones_own_is_not_passed_over():
     class Doubled(nn.Conv2d):
         def forward(self, x):

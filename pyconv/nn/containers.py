@@ -180,7 +180,8 @@ class Residual(Layer):
         return dx + dy if self.input_gradient else dx
 
     def inside(self, shape: Shape) -> list[tuple[str, Layer, Shape]]:
-        return [(name, layer, shape) for name, layer in self.children().items()]
+        first = [] if self.shortcut is None else [("shortcut", self.shortcut, shape)]
+        return [*first, ("body", self.body, shape)]
 
     def output_shape(self, shape: Shape) -> Shape:
         return self.body.output_shape(shape)

@@ -151,6 +151,16 @@ class Layer:
 
         return table(self, tuple(input_shape))
 
+    def explain(self, input_shape: Shape) -> str:
+        """How a call in inference runs: each pass over memory, the layers fused in it, the
+        convolution's algorithm and workspace, and the memory of all.
+
+        input_shape counts the batch, e.g. (1, 1, 32, 32).
+        """
+        from pyconv.nn.explain import table
+
+        return table(self, tuple(input_shape))
+
     # Parameters and inner layers
 
     def children(self) -> dict[str, Layer]:
