@@ -118,14 +118,14 @@ def _norms(net):
 
 
 def test_a_forward_of_ones_own_is_not_passed_over():
-    class Doubled(nn.Conv2d):
+    class Twice(nn.Conv2d):
         def forward(self, x):
             return 2 * super().forward(x)
 
-    net = nn.Sequential(Doubled(1, 1, 1), nn.ReLU())
+    net = nn.Sequential(Twice(1, 1, 1), nn.ReLU())
     x = np.ones((1, 1, 2, 2), np.float32)
     np.testing.assert_array_equal(net(x), np.maximum(net[0](x), 0))
-    del nn.Layer.registry[next(n for n in nn.Layer.registry if n.endswith("Doubled"))]
+    del nn.Layer.registry[next(n for n in nn.Layer.registry if n.endswith("Twice"))]
 
 
 ELEMENTWISE = {

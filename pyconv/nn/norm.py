@@ -96,7 +96,8 @@ class BatchNorm2d(_BatchNorm):
 
     >>> import numpy as np
     >>> from pyconv import nn
-    >>> y = nn.BatchNorm2d(3)(np.random.default_rng(0).normal(5, 2, (8, 3, 4, 4)))
+    >>> x = np.random.default_rng(0).normal(5, 2, (8, 3, 4, 4)).astype(np.float32)
+    >>> y = nn.BatchNorm2d(3)(x)
     >>> bool(abs(y.mean()) < 1e-6), bool(abs(y.std() - 1) < 1e-3)
     (True, True)
     """
