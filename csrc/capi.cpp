@@ -122,7 +122,7 @@ void run(const pyconv_plan& plan, const pyconv_buffers& given) {
   }
   if (plan.transposed && plan.pass == Pass::bwd_weight) std::swap(buffers.a, buffers.b);
 
-  const std::size_t packed = given.b_is_packed ? 0 : plan.packed_bytes;
+  const std::size_t packed = given.b_is_packed ? 0 : plan.call_packed_bytes;
   const std::size_t fixed = packed + plan.shared_bytes;
   char* workspace = align_64(given.workspace);
   const std::size_t slack = std::size_t(workspace - static_cast<char*>(given.workspace));
@@ -181,7 +181,8 @@ int32_t pyconv_plan_shape(const pyconv_plan* plan, int64_t shape[5]) {
 
 size_t pyconv_plan_workspace(const pyconv_plan* plan, int32_t threads) {
   const int team = std::min(threads > 0 ? threads : threads_now(), plan->most_threads);
-  const size_t bytes = plan->packed_bytes + plan->shared_bytes + plan->scratch_bytes * size_t(team);
+  const size_t bytes =
+      plan->call_packed_bytes + plan->shared_bytes + plan->scratch_bytes * size_t(team);
   return bytes ? bytes + 63 : 0;  // the caller's block may start anywhere
 }
 

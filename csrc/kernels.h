@@ -27,6 +27,8 @@ struct ConvKernel {
   std::size_t (*scratch_bytes)(const ConvProblem&, Pass);  // of one thread
   std::size_t (*shared_bytes)(const ConvProblem&, Pass);   // beside it, for all threads together
   void (*run)(const ConvProblem&, Pass, const Buffers&);
+  // Whether a plain call packs first (nullptr: yes); else its run() reads `b`, `packed` is nullptr.
+  bool (*packs)(const ConvProblem&, Pass) = nullptr;
 };
 
 struct Kernels {

@@ -196,6 +196,8 @@ pyconv_plan plan_conv(const pyconv_conv_desc& desc) {
     choose(p, plan.pass, desc, plan);
     const ConvKernel& kernel = *plan.kernel;
     plan.packed_bytes = kernel.packed_bytes ? round_up_64(kernel.packed_bytes(p, plan.pass)) : 0;
+    const bool packs = !kernel.packs || kernel.packs(p, plan.pass);
+    plan.call_packed_bytes = packs ? plan.packed_bytes : 0;
     plan.scratch_bytes = kernel.scratch_bytes ? round_up_64(kernel.scratch_bytes(p, plan.pass)) : 0;
     plan.shared_bytes = kernel.shared_bytes ? round_up_64(kernel.shared_bytes(p, plan.pass)) : 0;
   } else {

@@ -18,8 +18,10 @@ struct pyconv_plan {
   std::string reason;
   std::string op;  // for errors at run time
 
-  std::size_t packed_bytes, shared_bytes, scratch_bytes;  // each a multiple of 64
-  std::size_t buffer_bytes[6];                            // a, b, bias, residual, out, aux
+  std::size_t packed_bytes;                 // of weights that are kept
+  std::size_t call_packed_bytes;            // the same, or 0 where a plain call does without
+  std::size_t shared_bytes, scratch_bytes;  // each a multiple of 64
+  std::size_t buffer_bytes[6];              // a, b, bias, residual, out, aux
   int most_threads;
   int rank;
   pyconv::i64 shape[5];

@@ -172,6 +172,11 @@ EDGE = [
         Case(f"channels-{c}-1x1", (1, c, 3, 5), (k, c, 1, 1))
         for c, k in zip(CHANNELS, reversed(CHANNELS), strict=True)
     ],
+    # Enough tiles of 6x6 for blocks of a task's own, and for several that all threads share.
+    Case("tiles", (2, 17, 61, 57), (35, 17, 3, 3), padding=1),
+    Case("tiles-5x5", (3, 9, 25, 30), (18, 9, 5, 5), padding=(2, 1)),
+    Case("tiles-deep", (1, 130, 70, 69), (9, 130, 3, 3), padding=1),
+    Case("tiles-deep-blocks", (1, 520, 57, 60), (12, 520, 3, 3), padding=1),
     Case("1d", (2, 3, 17), (4, 3, 5), padding=2),
     Case("1d-stride-dilation", (3, 5, 31), (2, 5, 4), 3, 4, 2),
     Case("1d-sides", (1, 2, 9), (3, 2, 4), padding=((3, 1),)),

@@ -135,6 +135,18 @@ def test_columns_above_2_to_the_31(algorithm):
     assert (y == 64).all()
 
 
+@pytest.mark.parametrize("case", [*cases.EDGE[::4], *THIN], ids=cases.case_id)
+def test_kept_weights_give_the_bits_of_a_plain_call(case):
+    x, w, b, *_ = (np.asarray(a, np.float32) for a in problem(case, contract.random)[:3])
+    for layout in LAYOUTS:
+        options = {**case.window, "layout": layout}
+        with pc.config(batch_invariant=True):
+            y = CONV[case.axes](to_layout(x, layout), w, b, **options)
+        plan = pc.plan_conv(to_layout(x, layout).shape, w.shape, **options, dtype=np.float32)
+        plan.set_weights(w, b)
+        contract.assert_same_bits(plan(to_layout(x, layout)), y)
+
+
 @pytest.mark.parametrize("case", [*cases.EDGE, *THIN], ids=cases.case_id)
 def test_output_shape(case):
     want = problem(case, contract.random)[3].shape

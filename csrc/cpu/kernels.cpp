@@ -30,9 +30,9 @@ constexpr ConvKernel gemm_kernel{
     nullptr, gemm_packed_bytes<T>, gemm_pack<T>, gemm_scratch_bytes<T>, gemm_shared_bytes<T>,
     gemm<T>};
 
-constexpr ConvKernel winograd_kernel{Winograd::refuse, Winograd::packed_bytes,
-                                     Winograd::pack,   Winograd::scratch_bytes,
-                                     nullptr,          Winograd::run};
+constexpr ConvKernel winograd_kernel{
+    Winograd::refuse,       Winograd::packed_bytes, Winograd::pack, Winograd::scratch_bytes,
+    Winograd::shared_bytes, Winograd::run,          Winograd::packs};
 
 }  // namespace
 

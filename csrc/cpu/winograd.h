@@ -2,148 +2,56 @@
 //
 //   Y = A^T [ (G g G^T) . (B^T d B) ] A,   points 0, +-5/8, +-3/2, infinity
 //
-// 4 and 2.8 times fewer products than the direct sum. A task takes up to 48 tiles of a few result
-// channels: it transforms the tiles of every source channel into V[36][C][tile], multiplies them
-// with the transformed weights U[36][C][k] as 36 small GEMMs, and transforms the sums back. Lanes
-// are tiles. The register tile is flushed every 32 channels, so the error does not grow with C; a
-// tile whose result is not finite is summed directly, so NaN and Inf reach their receptive fields
-// and nothing else.
+// 4 and 2.8 times fewer products than the direct sum. The tiles of a block are transformed into
+// V[36][C][tile]; then, 32 result channels at a time, 36 small GEMMs with the transformed weights
+// U[36][C][k] leave sums that are transformed back at once. Either a task does all of this for its
+// own block, or the threads share one larger V and each takes other channels, which reads U once.
+// The register tile is flushed every 32 channels, so the error does not grow with C; a tile whose
+// result is not finite is summed directly, so NaN and Inf reach their receptive fields only.
 // Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016; the points, and why:
 // Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2020.
 #pragma once
-#include "gemm.h"
-#include "winograd_transform.h"
+#include "winograd_filter.h"
+#include "winograd_tiles.h"
 
 namespace pyconv::PYCONV_TARGET {
 
-constexpr i64 winograd_tiles = 48;  // of a task: one full column tile on AVX-512
-constexpr i64 winograd_panels = 4;  // row panels that are multiplied, then transformed back
-constexpr i64 winograd_flush = 32;  // channels summed in registers
-constexpr i64 winograd_pad = 16;    // keeps the 36 parts of V out of the same cache sets
-template <int M>  // of a transformed row: a vector of tiles and the columns the last one reaches
-                  // into
-constexpr int winograd_pitch =
-    M * lanes<float> + (alpha + 2 * lanes<float> - 1) / lanes<float> * lanes<float>;
+constexpr i64 winograd_tiles = 48;         // of a task's own block: one full column tile on AVX-512
+constexpr i64 winograd_sums_tiles = 288;   // of a task where V is shared: sums of 1.3 MB in an L2
+constexpr i64 winograd_shared = 16 << 20;  // bytes of a shared V
+constexpr i64 winograd_pad = 16;           // keeps the 36 parts of V out of the same cache sets
+constexpr i64 winograd_slab = 64;  // channels whose weights are transformed between products
 
-// The correlation as tiles of M x M results; a reduction row is a (source channel, tap of D) pair.
-struct WinogradTiles {
-  i64 high, wide;      // tiles of an image
-  i64 depth;           // source channels times taps of D
-  i64 tiles, blocks;   // of all images
-  i64 channel_splits;  // tasks that share a block of tiles
+// How a pass over one phase is cut into tasks. A reduction row is a (source channel, tap of D)
+// pair.
+struct WinogradBlocks {
+  i64 high, wide, tiles;  // tiles of a plane, of all planes
+  i64 depth;              // source channels times taps of D
+  bool shared;            // all threads work on one block of tiles
+  i64 block, part;        // tiles of V, and of the sums of a task
+  bool unpacked;          // a plain call reads each weight once: no need to keep U
 
-  WinogradTiles(const Correlation& q, int m)
+  WinogradBlocks(const Correlation& q, int m)
       : high(ceil_div(q.axis[1].count, m)),
         wide(ceil_div(q.axis[2].count, m)),
-        depth(q.source_channels * q.axis[0].taps),
         tiles(q.n * q.axis[0].count * high * wide),
-        blocks(ceil_div(tiles, winograd_tiles)) {
-    const i64 panels = ceil_div(q.result_channels, tile_rows);
-    const i64 image_blocks = ceil_div(q.axis[0].count * high * wide, winograd_tiles);
-    channel_splits = q.groups * image_blocks < 4 ? min_of<i64>(2, panels) : 1;
+        depth(q.source_channels * q.axis[0].taps) {
+    // Where U leaves an L2 cache (1.2 MB at 128 channels) it is read once a block, so blocks are
+    // large; and where there are few blocks, threads share them.
+    shared = depth > 128 || q.groups * tiles < 8 * winograd_tiles;
+    block = part = winograd_tiles;
+    if (shared) {
+      const i64 fit = winograd_shared / (alpha * alpha * depth * i64(sizeof(float)));
+      block = max_of(winograd_tiles, fit / winograd_tiles * winograd_tiles);
+      block = min_of(block, max_of<i64>(1, ceil_div(tiles, winograd_tiles)) * winograd_tiles);
+      part = min_of(block, winograd_sums_tiles);
+    }
+    unpacked = shared && tiles <= part;
   }
-
-  // First result position of a tile.
-  PYCONV_INLINE Pixel at(const Correlation& q, i64 tile, int m) const {
-    Pixel pixel;
-    pixel.o[2] = tile % wide * m;
-    tile /= wide;
-    pixel.o[1] = tile % high * m;
-    tile /= high;
-    pixel.o[0] = tile % q.axis[0].count;
-    pixel.n = tile / q.axis[0].count;
-    return pixel;
-  }
+  i64 v_step(i64 stored) const { return depth * stored + winograd_pad; }
+  i64 v_elements() const { return alpha * alpha * v_step(block); }
+  i64 sums_elements() const { return alpha * alpha * (winograd_rows * part + winograd_pad); }
 };
-
-// Source position of the smallest tap of result 0: the taps run downwards in an input gradient.
-template <int R>
-PYCONV_INLINE i64 first_source(const AxisMap& axis) {
-  return axis.first + (axis.tap_step < 0 ? (R - 1) * axis.tap_step : 0);
-}
-
-template <int R>
-PYCONV_INLINE i64 winograd_tap(const AxisMap& axis, int i) {
-  return axis.tap_step < 0 ? R - 1 - i : i;
-}
-
-// Neighbouring tiles of a row of tiles within one vector of lanes.
-struct Segment {
-  Pixel at;
-  i64 tile;  // of the task's block
-  int count;
-};
-
-// The six source rows of a segment: pointers into the source plane (nullptr: outside it), or copies
-// with the border applied.
-template <int R>
-PYCONV_INLINE void winograd_rows(const Correlation& q, const float* plane, const Segment& segment,
-                                 float* copies, const float* (&rows)[alpha]) {
-  constexpr int M = alpha + 1 - R, pitch = winograd_pitch<M>;
-  const AxisMap &H = q.axis[1], &W = q.axis[2];
-  const i64 top = segment.at.o[1] + first_source<R>(H), left = segment.at.o[2] + first_source<R>(W);
-  const bool inside = q.source.axis[2] == 1 && left >= 0 && left + pitch <= W.source_size;
-  // Positions beyond these are read by no result, and no border rule reaches them.
-  const i64 last_row = first_source<R>(H) + H.count - 1 + R - 1;
-  const i64 last_column = first_source<R>(W) + W.count - 1 + R - 1;
-  const i64 used = min_of<i64>(M * segment.count + R - 1, last_column - left + 1);
-  for (int i = 0; i < alpha; ++i) {
-    const i64 h =
-        !plane || top + i > last_row ? -1 : border_index(top + i, H.source_size, q.border);
-    float* copy = copies + i * pitch;
-    rows[i] = copy;
-    if (h >= 0 && inside) {
-      rows[i] = plane + h * q.source.axis[1] + left;
-      continue;
-    }
-    if (h >= 0)
-      gather_row(plane + h * q.source.axis[1], q.source.axis[2], W.source_size, left, 1, used,
-                 q.border, copy);
-    for (i64 e = h < 0 ? 0 : used; e < M * segment.count + alpha; ++e) copy[e] = 0;
-  }
-}
-
-// The 36 values of V for one vector of tiles of one source channel. Several segments (small maps)
-// are laid side by side: part b of a line holds their columns from M b on.
-template <int R>
-PYCONV_INLINE void winograd_input(const Correlation& q, const float* const* planes,
-                                  const Segment* segments, int segment_count, float* line, float* v,
-                                  i64 xi_stride, int count) {
-  constexpr int M = alpha + 1 - R, width = lanes<float>, pitch = winograd_pitch<M>;
-  constexpr int parts = (alpha + M - 1) / M, all = alpha * pitch;
-  float *copies = line + parts * all, *laid = copies + all;
-  const float* rows[alpha];
-  const bool whole = segment_count == 1;
-  if (whole) {
-    winograd_rows<R>(q, planes[0], segments[0], copies, rows);
-  } else {
-    for (int s = 0; s < segment_count; ++s) {
-      winograd_rows<R>(q, planes[s], segments[s], copies, rows);
-      const i64 lane = (segments[s].tile - segments[0].tile) * M;
-      for (int b = 0; b < parts; ++b)
-        for (int i = 0; i < alpha; ++i)
-          for (int e = 0; e < M * segments[s].count; e += width)
-            store(laid + b * all + i * pitch + lane + e, load(rows[i] + b * M + e));
-    }
-  }
-  for (int b = 0; b < (whole ? 1 : parts); ++b) {
-    for (int i = 0; i < alpha && !whole; ++i) rows[i] = laid + b * all + i * pitch;
-    for (int e = 0; e < (whole ? pitch : M * width); e += width) {
-      Vec<float> d[alpha];
-      for (int i = 0; i < alpha; ++i) d[i] = load(rows[i] + e);
-      transform_input<float>(d);
-      for (int i = 0; i < alpha; ++i) store(line + b * all + i * pitch + e, d[i]);
-    }
-  }
-  for (int i = 0; i < alpha; ++i) {
-    const float* at[3];
-    for (int b = 0; b < parts; ++b) at[b] = line + i * pitch + b * (whole ? M : all);
-    Vec<float> d[alpha];
-    load_phases<M>(at, d);
-    transform_input<float>(d);
-    for (int j = 0; j < alpha; ++j) store_first(v + (i * alpha + j) * xi_stride, d[j], count);
-  }
-}
 
 // One result summed directly, where a tile overflowed or holds NaN or Inf.
 PYCONV_NOINLINE float winograd_exact(const Correlation& q, const float* source, const float* w,
@@ -164,253 +72,324 @@ PYCONV_NOINLINE float winograd_exact(const Correlation& q, const float* source, 
   return sum;
 }
 
-// From one of the 36 parts of U to the next: not a multiple of a large power of two.
-PYCONV_INLINE i64 winograd_u_stride(const Correlation& q) {
-  return q.result_channels * q.source_channels * q.axis[0].taps + winograd_pad;
-}
-
-PYCONV_INLINE i64 winograd_group_elements(const Correlation& q) {
-  return alpha * alpha * winograd_u_stride(q);
-}
-
-// The transformed weights of every phase (of the D axis), then a copy of w for winograd_exact.
+// One phase of a pass with its arrays.
 template <int R>
-std::size_t winograd_packed_bytes(const ConvProblem& p, Pass pass) {
-  i64 elements = p.k * p.c_per_group() * p.taps();
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase)
-    elements += p.groups * winograd_group_elements(correlation(p, pass, phase));
-  return std::size_t(elements) * sizeof(float);
-}
+struct WinogradPhase {
+  static constexpr int M = alpha + 1 - R, width = lanes<float>;
+  static constexpr i64 image_row = M * M * width;  // results of a vector of tiles, one channel
 
-template <int R>
-void winograd_pack(const ConvProblem& p, Pass pass, const void* weights, void* packed,
-                   int threads) {
-  const float* w = static_cast<const float*>(weights);
-  float* u = static_cast<float*>(packed);
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
-    const Correlation q = correlation(p, pass, phase);
-    const Side side = row_side<float>(q.result_channels);
-    const i64 depth = q.source_channels * q.axis[0].taps;
-    parallel_for(p.groups * side.panels(), threads, [&](i64 task, int) {
-      const i64 group = task / side.panels(), panel = task % side.panels();
-      const int rows = int(side.valid(panel));
-      const float* from = w + group * q.weight_group + panel * side.width * q.weight_result;
-      float* out = u + group * winograd_group_elements(q) + panel * side.width * depth;
-      for (i64 k = 0; k < depth; ++k) {
-        const i64 c = k / q.axis[0].taps, jd = k % q.axis[0].taps;
-        for (int row = 0; row < rows; row += lanes<float>) {
-          const int count = min_of(rows - row, lanes<float>);
-          Vec<float> half[alpha][R], column[R], line[alpha];
-          for (int j = 0; j < R; ++j) {
-            for (int i = 0; i < R; ++i) {
-              const float* at =
-                  from + c * q.weight_source + row * q.weight_result +
-                  q.weight_tap(jd, winograd_tap<R>(q.axis[1], i), winograd_tap<R>(q.axis[2], j));
-              float values[lanes<float>] = {};
-              for (int r = 0; r < count; ++r) values[r] = at[r * q.weight_result];
-              column[i] = load(values);
-            }
-            transform_filter<R, float>(column, line);
-            for (int i = 0; i < alpha; ++i) half[i][j] = line[i];
-          }
-          for (int i = 0; i < alpha; ++i) {
-            transform_filter<R, float>(half[i], line);
-            float* to = out + i * alpha * winograd_u_stride(q) + k * rows + row;
-            for (int j = 0; j < alpha; ++j)
-              store_first(to + j * winograd_u_stride(q), line[j], count);
-          }
+  const ConvProblem& p;
+  const Correlation& q;
+  const WinogradBlocks blocks;
+  const float *source, *u, *w;  // u: nullptr where the weights are transformed on the way
+  const Buffers& b;
+
+  static i64 scratch_elements(const Correlation& q) {
+    const WinogradBlocks blocks(q, M);
+    const i64 u_slab = alpha * alpha * winograd_rows * winograd_slab;
+    const i64 multiply =
+        blocks.sums_elements() + max_of(blocks.unpacked ? u_slab : 0, winograd_rows * image_row);
+    const i64 input = SourceTiles<R>::scratch_elements;
+    return (blocks.shared ? 0 : blocks.v_elements()) + max_of(multiply, input);
+  }
+
+  // V of reduction rows [k0, k1) for the vector of tiles from `tile` of the block on.
+  void transform_source(i64 group, i64 block0, const Side& columns, i64 tile, i64 c0, i64 c1,
+                        float* v, float* scratch) const {
+    const i64 panel = tile / columns.width, stored = columns.stored(panel);
+    const int count = int(min_of<i64>(width, columns.size - tile));
+    const float* from = source + group * q.source_channels * q.source.c;
+    const i64 deep = q.axis[0].taps;
+    float* to = v + panel * columns.width * blocks.depth + tile % columns.width;
+    for (i64 jd = 0; jd < deep; ++jd) {
+      SourceTiles<R> tiles(q, blocks.high, blocks.wide, block0 + tile, count, jd, scratch);
+      for (i64 c = c0; c < c1; c += tiles.copy_channels)
+        tiles.transform(from, c, min_of(c1 - c, tiles.copy_channels), to + (c * deep + jd) * stored,
+                        blocks.v_step(columns.total()), deep * stored);
+    }
+  }
+
+  // The sums of result channels [row0, row0 + rows.size) over the tiles [tile0, tile0 +
+  // columns.size) of V, and their results.
+  void multiply(i64 group, i64 block0, const Side& stored, i64 tile0, i64 row0, const float* v,
+                float* scratch) const {
+    const i64 depth = blocks.depth;
+    const Side rows = row_side<float>(min_of(winograd_rows, q.result_channels - row0));
+    const Side columns = column_side<float>(min_of(blocks.part, stored.size - tile0));
+    const float* filters = w + group * q.weight_group;
+    const float* right = v + tile0 * depth;
+    const i64 v_step = blocks.v_step(stored.total());
+    const i64 sums_step =
+        rows.panels() * columns.panels() * tile_rows * tile_columns<float> + winograd_pad;
+    float *sums = scratch, *slab = sums + blocks.sums_elements();
+    const i64 slab_depth = u ? depth : winograd_slab;
+    for (i64 k0 = 0; k0 < depth; k0 += slab_depth) {
+      const i64 k1 = min_of(depth, k0 + slab_depth), u_step = rows.size * (k1 - k0);
+      const float* left = slab;
+      if (u)
+        left = u + alpha * alpha * depth * (group * q.result_channels + row0);
+      else
+        transform_filters<R>(q, filters, row0, rows.size, k0, k1, slab, u_step);
+      for (i64 xi = 0; xi < alpha * alpha; ++xi)
+        for (i64 k = k0; k < k1; k += winograd_flush) {
+          const i64 steps = min_of(winograd_flush, k1 - k);
+          const float* weights = left + xi * u_step + (k - k0) * rows.size;
+          if (u)  // the next ones, on their way from an outer cache
+            for (i64 i = 0; i < rows.size * steps; i += 16)
+              __builtin_prefetch(weights + rows.size * steps + i);
+          multiply_block<float>(rows, columns, steps, {weights, steps, 0},
+                                {right + xi * v_step, depth, k}, sums + xi * sums_step, k > 0);
         }
+    }
+    for (i64 t = 0; t < columns.size; t += width)
+      transform_back(group, block0 + tile0 + t, rows, columns, t, row0, sums, sums_step, slab);
+  }
+
+  // The results of one vector of tiles.
+  void transform_back(i64 group, i64 tile, const Side& rows, const Side& columns, i64 t, i64 row0,
+                      const float* sums, i64 sums_step, float* image) const {
+    const int count = int(min_of<i64>(width, columns.size - t));
+    const i64 panel = t / columns.width, stored = columns.stored(panel);
+    TileVector<M> tiles(q, blocks.high, blocks.wide, tile, count);
+    i64 offset[width], high[width], low[width] = {}, wide[width];
+    for (int s = 0; s < tiles.segment_count; ++s) {
+      const Segment& segment = tiles.segments[s];
+      offset[s] = result_offset(q, segment.at);
+      high[s] = min_of<i64>(M, q.axis[1].count - segment.at.o[1]);
+      wide[s] = min_of<i64>(M * segment.count, q.axis[2].count - segment.at.o[2]);
+    }
+    for (int e = 0; e < M; ++e) tiles.add(e * width, 0, false, low, wide);
+
+    const Epilogue<float> end = epilogue<float>(p, q, b, group);
+    const bool planes = q.result.axis[2] == 1;
+    for (i64 row = 0; row < rows.size; ++row) {
+      const i64 channel = row0 + row;
+      const float* from =
+          sums + (panel * rows.panels() + row / tile_rows) * tile_rows * tile_columns<float> +
+          row % tile_rows * stored + t % columns.width;
+      float* results = image + (planes ? 0 : row * image_row);
+      Vec<float> half[M][alpha], bad{};
+      for (int j = 0; j < alpha; ++j) {
+        Vec<float> m[alpha], y[M];
+        for (int i = 0; i < alpha; ++i) m[i] = load(from + (i * alpha + j) * sums_step);
+        transform_output<M, float>(m, y);
+        for (int i = 0; i < M; ++i) half[i][j] = y[i];
       }
+      for (int i = 0; i < M; ++i) {
+        Vec<float> y[M];
+        transform_output<M, float>(half[i], y);
+        for (int j = 0; j < M; ++j) bad += y[j] * 0.0f;  // NaN for NaN and Inf
+        to_columns<M>(y);
+        for (int e = 0; e < M; ++e) store(results + (i * M + e) * width, y[e]);
+      }
+      if (sum_lanes<float>(bad) != 0) sum_directly(group, tiles, bad, channel, results);
+      const Vec<float> bias = splat(end.bias ? end.bias[channel] : 0.0f);
+      for (int e = 0; e < M && planes; ++e)
+        for (int n = tiles.first[e]; n < tiles.first[e + 1]; ++n) {
+          const Piece& piece = tiles.pieces[n];
+          i64 at = offset[piece.segment] + channel * q.result.c + piece.shift;
+          for (i64 i = 0; i < high[piece.segment]; ++i, at += q.result.axis[1]) {
+            const Vec<float> beside = end.residual
+                                          ? load_lanes(end.residual + at, piece.mask, Vec<float>{})
+                                          : Vec<float>{};
+            store_lanes(end.out + at, end.finish(load(results + (i * M + e) * width), bias, beside),
+                        piece.mask);
+          }
+        }
+    }
+    for (int s = 0; s < tiles.segment_count && !planes; ++s)
+      for (i64 i = 0; i < high[s]; ++i)
+        store_channels(end, row0, rows.size, offset[s] + i * q.result.axis[1], wide[s],
+                       image + i * M * width + M * tiles.segments[s].lane);
+  }
+
+  // Channels [row0, row0 + rows) of neighbouring pixels (NHWC), whose planes are image_row apart.
+  void store_channels(const Epilogue<float>& end, i64 row0, i64 rows, i64 at, i64 pixels,
+                      const float* image) const {
+    const bool bare = !end.bias && !end.residual && end.activation == Activation::none;
+    const i64 step = q.result.axis[2];
+    float turned[winograd_rows * M * width];
+    for (i64 r = 0; r < rows; r += width)
+      transpose_rows(image + r * image_row, image_row, int(min_of<i64>(width, rows - r)), pixels,
+                     (bare ? end.out + at + row0 : turned) + r, bare ? step : winograd_rows);
+    for (i64 e = 0; e < pixels && !bare; ++e)
+      end.store_channels(turned + e * winograd_rows, row0, at + e * step + row0, rows);
+  }
+
+  // The results of the tiles whose lane of `bad` is not 0.
+  PYCONV_NOINLINE void sum_directly(i64 group, const TileVector<M>& tiles, const Vec<float>& bad,
+                                    i64 channel, float* results) const {
+    const float* from = source + group * q.source_channels * q.source.c;
+    const float* filter = w + group * q.weight_group + channel * q.weight_result;
+    for (int s = 0; s < tiles.segment_count; ++s) {
+      const Segment& segment = tiles.segments[s];
+      for (i64 x = 0; x < M * segment.count; ++x)
+        for (i64 i = 0; i < M && bad[segment.lane + x / M] != 0; ++i) {
+          Pixel at = segment.at;
+          at.o[1] += i;
+          at.o[2] += x;
+          if (at.o[1] < q.axis[1].count && at.o[2] < q.axis[2].count)
+            results[i * M * width + M * segment.lane + x] = winograd_exact(q, from, filter, at);
+        }
+    }
+  }
+
+  void run() const {
+    const i64 row_blocks = ceil_div(q.result_channels, winograd_rows);
+    for (i64 group = 0; group < (blocks.shared ? q.groups : 0); ++group)
+      for (i64 block0 = 0; block0 < blocks.tiles; block0 += blocks.block) {
+        const Side columns = column_side<float>(min_of(blocks.block, blocks.tiles - block0));
+        float* v = reinterpret_cast<float*>(b.shared);
+        const i64 vectors = ceil_div(columns.size, width);
+        const i64 some = 2 * SourceTiles<R>::copy_channels;  // channels of a task
+        parallel_for(vectors * ceil_div(q.source_channels, some), b.threads,
+                     [&](i64 task, int thread) {
+                       const i64 c0 = task / vectors * some;
+                       transform_source(group, block0, columns, task % vectors * width, c0,
+                                        min_of(q.source_channels, c0 + some), v, scratch(thread));
+                     });
+        const i64 parts = ceil_div(columns.size, blocks.part);
+        parallel_for(row_blocks * parts, b.threads, [&](i64 task, int thread) {
+          multiply(group, block0, columns, task % parts * blocks.part, task / parts * winograd_rows,
+                   v, scratch(thread));
+        });
+      }
+    if (blocks.shared) return;
+    const i64 count = ceil_div(blocks.tiles, blocks.block);
+    parallel_for(q.groups * count, b.threads, [&](i64 task, int thread) {
+      const i64 group = task / count, block0 = task % count * blocks.block;
+      const Side columns = column_side<float>(min_of(blocks.block, blocks.tiles - block0));
+      float* v = scratch(thread);
+      for (i64 tile = 0; tile < columns.size; tile += width)
+        transform_source(group, block0, columns, tile, 0, q.source_channels, v,
+                         v + blocks.v_elements());
+      for (i64 row = 0; row < q.result_channels; row += winograd_rows)
+        multiply(group, block0, columns, 0, row, v, v + blocks.v_elements());
     });
-    u += p.groups * winograd_group_elements(q);
   }
-  __builtin_memcpy(u, w, std::size_t(p.k * p.c_per_group() * p.taps()) * sizeof(float));
-}
 
-template <int R>
-std::size_t winograd_scratch_bytes(const ConvProblem& p, Pass pass) {
-  constexpr int M = alpha + 1 - R;
-  const Correlation q = correlation(p, pass);
-  const i64 depth = q.source_channels * p.filter[0];
-  const i64 sums = winograd_panels * tile_rows;
-  return std::size_t(alpha * alpha * winograd_tiles * (depth + sums) +
-                     7 * alpha * winograd_pitch<M> + alpha * alpha * winograd_pad) *
-         sizeof(float);
-}
-
-template <int R>
-const char* winograd_refuse(const ConvProblem& p, Pass pass) {
-  if (pass == Pass::bwd_weight) return "it has no weight gradient";
-  for (int a = 1; a < 3; ++a) {
-    if (p.filter[a] != R) return "the filter is neither 3x3 nor 5x5";
-    if (p.stride[a] != 1 || p.dilation[a] != 1) return "stride and dilation must be 1";
+  float* scratch(int thread) const {
+    return reinterpret_cast<float*>(b.scratch + thread * b.scratch_bytes);
   }
-  if (winograd_scratch_bytes<R>(p, pass) > 16 << 20) return "it would need over 16 MB a thread";
-  return nullptr;
+};
+
+// U of a phase.
+PYCONV_INLINE i64 winograd_u_elements(const Correlation& q) {
+  return alpha * alpha * q.groups * q.result_channels * q.source_channels * q.axis[0].taps;
+}
+
+// body(correlation) for every phase (of the D axis).
+template <class Body>
+PYCONV_INLINE void each_phase(const ConvProblem& p, Pass pass, Body&& body) {
+  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) body(correlation(p, pass, phase));
 }
 
 template <int R>
-void winograd_phase(const ConvProblem& p, const Correlation& q, const float* u, const float* w,
-                    const Buffers& b) {
-  constexpr int M = alpha + 1 - R, width = lanes<float>;
-  const WinogradTiles tiling(q, M);
-  const i64 panels = ceil_div(q.result_channels, tile_rows);
-  const i64 split_panels = ceil_div(panels, tiling.channel_splits);
-  const i64 u_stride = winograd_u_stride(q);
-  parallel_for(
-      q.groups * tiling.blocks * tiling.channel_splits, b.threads, [&](i64 task, int thread) {
-        const i64 first_panel = task % tiling.channel_splits * split_panels;
-        const i64 tile0 = task / tiling.channel_splits % tiling.blocks * winograd_tiles;
-        const i64 group = task / tiling.channel_splits / tiling.blocks;
-        const Side columns = column_side<float>(min_of(winograd_tiles, tiling.tiles - tile0));
-        const i64 stored = columns.total();
-        float* v = reinterpret_cast<float*>(b.scratch + thread * b.scratch_bytes);
-        const i64 v_stride = tiling.depth * stored + winograd_pad;
-        float* sums = v + alpha * alpha * v_stride;
-        float* line = sums + alpha * alpha * winograd_tiles * winograd_panels * tile_rows;
-        const float* source =
-            static_cast<const float*>(b.a) + group * q.source_channels * q.source.c;
+struct WinogradTiling {
+  static constexpr int M = alpha + 1 - R;
 
-        Segment segments[winograd_tiles];
-        int segment_count = 0;
-        for (i64 t = 0; t < columns.size;) {
-          const Pixel at = tiling.at(q, tile0 + t, M);
-          const i64 row_rest = tiling.wide - at.o[2] / M, lane_rest = width - t % width;
-          const int count = int(min_of(min_of(row_rest, lane_rest), columns.size - t));
-          segments[segment_count++] = {at, t, count};
-          t += count;
-        }
-        if (stored > columns.size)
-          for (i64 xi = 0; xi < alpha * alpha; ++xi)
-            for (i64 k = 0; k < tiling.depth; ++k)
-              for (i64 t = columns.size; t < stored; ++t) {
-                const i64 panel = t / columns.width;
-                v[xi * v_stride + panel * columns.width * tiling.depth + k * columns.stored(panel) +
-                  t % columns.width] = 0;
-              }
-        for (i64 k = 0; k < tiling.depth; ++k) {
-          const i64 c = k / q.axis[0].taps, jd = k % q.axis[0].taps;
-          for (int s = 0; s < segment_count;) {
-            const i64 tile = segments[s].tile, panel = tile / columns.width;
-            const float* planes[lanes<float>];
-            int some = 0, count = 0;  // segments and tiles of this vector
-            for (; s + some < segment_count && segments[s + some].tile < tile + width; ++some) {
-              const Pixel& at = segments[s + some].at;
-              const i64 d =
-                  border_index(q.axis[0].source(at.o[0], jd), q.axis[0].source_size, q.border);
-              planes[some] =
-                  d < 0 ? nullptr
-                        : source + at.n * q.source.n + c * q.source.c + d * q.source.axis[0];
-              count += segments[s + some].count;
-            }
-            winograd_input<R>(q, planes, segments + s, some, line,
-                              v + panel * columns.width * tiling.depth + k * columns.stored(panel) +
-                                  tile % columns.width,
-                              v_stride, count);
-            s += some;
-          }
-        }
+  static std::size_t scratch_bytes(const ConvProblem& p, Pass pass) {
+    i64 most = 0;
+    each_phase(p, pass, [&](const Correlation& q) {
+      most = max_of(most, WinogradPhase<R>::scratch_elements(q));
+    });
+    return std::size_t(most) * sizeof(float);
+  }
 
-        const Epilogue<float> end = epilogue<float>(p, q, b, group);
-        const i64 step = q.axis[2].result_step * q.result.axis[2];
-        const i64 last_panel = min_of(panels, first_panel + split_panels);
-        for (i64 panel0 = first_panel; panel0 < last_panel; panel0 += winograd_panels) {
-          const i64 some = min_of(winograd_panels, last_panel - panel0);
-          const Side rows =
-              row_side<float>(min_of(some * tile_rows, q.result_channels - panel0 * tile_rows));
-          const i64 sums_stride = sums_elements<float>(rows, columns);
-          for (i64 xi = 0; xi < alpha * alpha; ++xi)
-            for (i64 k = 0; k < tiling.depth; k += winograd_flush)
-              multiply_block<float>(rows, columns, min_of(winograd_flush, tiling.depth - k),
-                                    {u + group * alpha * alpha * u_stride + xi * u_stride +
-                                         panel0 * tile_rows * tiling.depth,
-                                     tiling.depth, k},
-                                    {v + xi * v_stride, tiling.depth, k}, sums + xi * sums_stride,
-                                    k > 0);
-          for (i64 row = 0; row < rows.size; ++row) {
-            const i64 channel = panel0 * tile_rows + row;
-            const float* filter = w + group * q.weight_group + channel * q.weight_result;
-            int s = 0;
-            for (i64 t0 = 0; t0 < columns.size; t0 += width) {
-              const i64 panel = t0 / columns.width, stored_panel = columns.stored(panel);
-              const float* from =
-                  sums +
-                  (panel * rows.panels() + row / tile_rows) * tile_rows * tile_columns<float> +
-                  row % tile_rows * stored_panel + t0 % columns.width;
-              Vec<float> half[M][alpha], bad{};
-              for (int j = 0; j < alpha; ++j) {
-                Vec<float> m[alpha], y[M];
-                for (int i = 0; i < alpha; ++i) m[i] = load(from + (i * alpha + j) * sums_stride);
-                transform_output<M, float>(m, y);
-                for (int i = 0; i < M; ++i) half[i][j] = y[i];
-              }
-              float image[M][M * width];
-              for (int i = 0; i < M; ++i) {
-                Vec<float> y[M];
-                transform_output<M, float>(half[i], y);
-                for (int j = 0; j < M; ++j) bad += y[j] - y[j];  // 0, or NaN for NaN and Inf
-                store_phases<M>(y, image[i]);
-              }
-              const bool finite = sum_lanes<float>(bad) == 0;
-              for (; s < segment_count && segments[s].tile < t0 + width; ++s) {
-                const Segment& segment = segments[s];
-                const i64 high = min_of<i64>(M, q.axis[1].count - segment.at.o[1]);
-                const i64 wide = min_of<i64>(M * segment.count, q.axis[2].count - segment.at.o[2]);
-                for (i64 i = 0; i < high; ++i) {
-                  Pixel at = segment.at;
-                  at.o[1] += i;
-                  float* results = image[i] + (segment.tile - t0) * M;
-                  const i64 offset = result_offset(q, at) + channel * q.result.c;
-                  for (i64 e = 0; !finite && e < wide; ++e)
-                    if (bad[(segment.tile - t0) + e / M] != 0) {
-                      Pixel one = at;
-                      one.o[2] += e;
-                      results[e] = winograd_exact(q, source, filter, one);
-                    }
-                  end.store_pixels(results, channel, offset, step, wide);
-                }
-              }
-            }
-          }
-        }
+  static std::size_t shared_bytes(const ConvProblem& p, Pass pass) {
+    i64 most = 0;
+    each_phase(p, pass, [&](const Correlation& q) {
+      const WinogradBlocks blocks(q, M);
+      if (blocks.shared) most = max_of(most, blocks.v_elements());
+    });
+    return std::size_t(most) * sizeof(float);
+  }
+
+  // The transformed weights of every phase, then a copy of w for sum_directly.
+  static std::size_t packed_bytes(const ConvProblem& p, Pass pass) {
+    i64 elements = p.k * p.c_per_group() * p.taps();
+    each_phase(p, pass, [&](const Correlation& q) { elements += winograd_u_elements(q); });
+    return std::size_t(elements) * sizeof(float);
+  }
+
+  static bool packs(const ConvProblem& p, Pass pass) {
+    bool any = false;
+    each_phase(p, pass, [&](const Correlation& q) { any = any || !WinogradBlocks(q, M).unpacked; });
+    return any;
+  }
+
+  static void pack(const ConvProblem& p, Pass pass, const void* weights, void* packed,
+                   int threads) {
+    const float* w = static_cast<const float*>(weights);
+    float* u = static_cast<float*>(packed);
+    each_phase(p, pass, [&](const Correlation& q) {
+      const i64 row_blocks = ceil_div(q.result_channels, winograd_rows);
+      const i64 depth = q.source_channels * q.axis[0].taps;
+      const i64 flushes = ceil_div(depth, winograd_flush);
+      parallel_for(q.groups * row_blocks * flushes, threads, [&](i64 task, int) {
+        const i64 row0 = task / flushes % row_blocks * winograd_rows;
+        const i64 group = task / flushes / row_blocks, k0 = task % flushes * winograd_flush;
+        const i64 rows = min_of(winograd_rows, q.result_channels - row0);
+        transform_filters<R>(
+            q, w + group * q.weight_group, row0, rows, k0, min_of(depth, k0 + winograd_flush),
+            u + alpha * alpha * depth * (group * q.result_channels + row0) + k0 * rows,
+            rows * depth);
       });
-}
+      u += winograd_u_elements(q);
+    });
+    __builtin_memcpy(u, w, std::size_t(p.k * p.c_per_group() * p.taps()) * sizeof(float));
+  }
 
-template <int R>
-void winograd_run(const ConvProblem& p, Pass pass, const Buffers& b) {
-  const float* u = static_cast<const float*>(b.packed);
-  const float* w =
-      u + winograd_packed_bytes<R>(p, pass) / sizeof(float) - p.k * p.c_per_group() * p.taps();
-  for_each_phase<float>(p, pass, b, [&](const Correlation& q) {
-    winograd_phase<R>(p, q, u, w, b);
-    u += p.groups * winograd_group_elements(q);
-  });
-  if (pass == Pass::bwd_data)
-    add_border_gradients(p, static_cast<const float*>(b.a), w, static_cast<float*>(b.out),
-                         b.threads);
-}
+  static const char* refuse(const ConvProblem& p, Pass pass) {
+    if (pass == Pass::bwd_weight) return "it has no weight gradient";
+    for (int a = 1; a < 3; ++a) {
+      if (p.filter[a] != R) return "the filter is neither 3x3 nor 5x5";
+      if (p.stride[a] != 1 || p.dilation[a] != 1) return "stride and dilation must be 1";
+    }
+    if (scratch_bytes(p, pass) > 16 << 20 || shared_bytes(p, pass) > 17 << 20)
+      return "it would need over 16 MB a thread";
+    return nullptr;
+  }
+
+  static void run(const ConvProblem& p, Pass pass, const Buffers& b) {
+    const float *u = static_cast<const float*>(b.packed), *w = static_cast<const float*>(b.b);
+    if (u) w = u + packed_bytes(p, pass) / sizeof(float) - p.k * p.c_per_group() * p.taps();
+    for_each_phase<float>(p, pass, b, [&](const Correlation& q) {
+      WinogradPhase<R>{p, q, WinogradBlocks(q, M), static_cast<const float*>(b.a), u, w, b}.run();
+      if (u) u += winograd_u_elements(q);
+    });
+    if (pass == Pass::bwd_data)
+      add_border_gradients(p, static_cast<const float*>(b.a), w, static_cast<float*>(b.out),
+                           b.threads);
+  }
+};
 
 // The kernel as a table sees it: the filter decides between the two tilings.
-PYCONV_INLINE bool five(const ConvProblem& p) {
-  return p.filter[2] == 5;
-}
-
 struct Winograd {
+  template <class Body>
+  static PYCONV_INLINE auto tiling(const ConvProblem& p, Body&& body) {
+    return p.filter[2] == 5 ? body(WinogradTiling<5>{}) : body(WinogradTiling<3>{});
+  }
   static const char* refuse(const ConvProblem& p, Pass pass) {
-    return five(p) ? winograd_refuse<5>(p, pass) : winograd_refuse<3>(p, pass);
+    return tiling(p, [&](auto t) { return t.refuse(p, pass); });
   }
   static std::size_t packed_bytes(const ConvProblem& p, Pass pass) {
-    return five(p) ? winograd_packed_bytes<5>(p, pass) : winograd_packed_bytes<3>(p, pass);
+    return tiling(p, [&](auto t) { return t.packed_bytes(p, pass); });
+  }
+  static bool packs(const ConvProblem& p, Pass pass) {
+    return tiling(p, [&](auto t) { return t.packs(p, pass); });
   }
   static void pack(const ConvProblem& p, Pass pass, const void* w, void* packed, int threads) {
-    five(p) ? winograd_pack<5>(p, pass, w, packed, threads)
-            : winograd_pack<3>(p, pass, w, packed, threads);
+    tiling(p, [&](auto t) { t.pack(p, pass, w, packed, threads); });
   }
   static std::size_t scratch_bytes(const ConvProblem& p, Pass pass) {
-    return five(p) ? winograd_scratch_bytes<5>(p, pass) : winograd_scratch_bytes<3>(p, pass);
+    return tiling(p, [&](auto t) { return t.scratch_bytes(p, pass); });
+  }
+  static std::size_t shared_bytes(const ConvProblem& p, Pass pass) {
+    return tiling(p, [&](auto t) { return t.shared_bytes(p, pass); });
   }
   static void run(const ConvProblem& p, Pass pass, const Buffers& b) {
-    five(p) ? winograd_run<5>(p, pass, b) : winograd_run<3>(p, pass, b);
+    tiling(p, [&](auto t) { t.run(p, pass, b); });
   }
 };
 

@@ -1,5 +1,5 @@
 // The one-dimensional transforms of Winograd's F(4, 3) and F(2, 5), points 0, +-5/8, +-3/2,
-// infinity, and the shuffles between rows of pixels and vectors of tiles. See winograd.h.
+// infinity, and the moves between rows of pixels and vectors of tiles. See winograd.h.
 #pragma once
 #include "vec.h"
 
@@ -60,45 +60,61 @@ PYCONV_INLINE void transform_filter(const Vec<T> (&g)[R], Vec<T> (&u)[alpha]) {
   u[5] = g[R - 1];
 }
 
-// Columns M t + j, t over the lanes, for j = 0 .. 5; parts[b] holds the columns from M b on.
+// Lanes of `mask` from memory, the others from `rest`; nothing else is read.
+PYCONV_INLINE Vec<float> load_lanes(const float* p, unsigned mask, Vec<float> rest) {
+#if PYCONV_VECTOR_BYTES == 64
+  return Vec<float>(_mm512_mask_loadu_ps(__m512(rest), __mmask16(mask), p));
+#else
+  if (mask == (1u << lanes<float>)-1) return load(p);
+  for (int i = 0; i < lanes<float>; ++i)
+    if (mask >> i & 1) rest[i] = p[i];
+  return rest;
+#endif
+}
+
+PYCONV_INLINE void store_lanes(float* p, Vec<float> v, unsigned mask) {
+#if PYCONV_VECTOR_BYTES == 64
+  _mm512_mask_storeu_ps(p, __mmask16(mask), __m512(v));
+#else
+  if (mask == (1u << lanes<float>)-1) return store(p, v);
+  for (int i = 0; i < lanes<float>; ++i)
+    if (mask >> i & 1) p[i] = v[i];
+#endif
+}
+
+// Columns M t + j of a line of M vectors, t over the lanes, for j = 0 .. M - 1.
 template <int M>
-PYCONV_INLINE void load_phases(const float* const (&parts)[3], Vec<float> (&e)[alpha]) {
+PYCONV_INLINE void load_phases(const float* line, Vec<float>* e) {
   constexpr int width = lanes<float>;
-  for (int b = 0; b * M < alpha; ++b) {
-    const float* row = parts[b];
-    const Vec<float> v0 = load(row), v1 = load(row + width);
-    Vec<float> even = every_other<float>(v0, v1, 0), odd = every_other<float>(v0, v1, 1);
-    if constexpr (M == 4) {
-      const Vec<float> v2 = load(row + 2 * width), v3 = load(row + 3 * width);
-      const Vec<float> even1 = every_other<float>(v2, v3, 0), odd1 = every_other<float>(v2, v3, 1);
-      if (b == 0) {
-        e[2] = every_other<float>(even, even1, 1);
-        e[3] = every_other<float>(odd, odd1, 1);
-      }
-      even = every_other<float>(even, even1, 0);
-      odd = every_other<float>(odd, odd1, 0);
-    }
-    e[M * b] = even;
-    e[M * b + 1] = odd;
+  const Vec<float> v0 = load(line), v1 = load(line + width);
+  e[0] = every_other<float>(v0, v1, 0);
+  e[1] = every_other<float>(v0, v1, 1);
+  if constexpr (M == 4) {
+    const Vec<float> v2 = load(line + 2 * width), v3 = load(line + 3 * width);
+    const Vec<float> even = every_other<float>(v2, v3, 0), odd = every_other<float>(v2, v3, 1);
+    e[2] = every_other<float>(e[0], even, 1);
+    e[3] = every_other<float>(e[1], odd, 1);
+    e[0] = every_other<float>(e[0], even, 0);
+    e[1] = every_other<float>(e[1], odd, 0);
   }
 }
 
-// The opposite, for M result columns.
+// The opposite: M vectors of phases become the columns of a line.
 template <int M>
-PYCONV_INLINE void store_phases(const Vec<float> (&y)[M], float* row) {
-  constexpr int width = lanes<float>;
+PYCONV_INLINE void to_columns(Vec<float> (&y)[M]) {
   if constexpr (M == 4) {
     const Vec<float> even0 = interleaved<float>(y[0], y[2], 0),
                      even1 = interleaved<float>(y[0], y[2], 1);
     const Vec<float> odd0 = interleaved<float>(y[1], y[3], 0),
                      odd1 = interleaved<float>(y[1], y[3], 1);
-    store(row, interleaved<float>(even0, odd0, 0));
-    store(row + width, interleaved<float>(even0, odd0, 1));
-    store(row + 2 * width, interleaved<float>(even1, odd1, 0));
-    store(row + 3 * width, interleaved<float>(even1, odd1, 1));
+    y[0] = interleaved<float>(even0, odd0, 0);
+    y[1] = interleaved<float>(even0, odd0, 1);
+    y[2] = interleaved<float>(even1, odd1, 0);
+    y[3] = interleaved<float>(even1, odd1, 1);
   } else {
-    store(row, interleaved<float>(y[0], y[1], 0));
-    store(row + width, interleaved<float>(y[0], y[1], 1));
+    const Vec<float> first = interleaved<float>(y[0], y[1], 0);
+    y[1] = interleaved<float>(y[0], y[1], 1);
+    y[0] = first;
   }
 }
 
