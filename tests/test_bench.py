@@ -19,6 +19,7 @@ TINY = ["--seconds", "0", "--only", "lenet-c1,lenet-pool", "--batch", "2,1", "--
 @pytest.fixture(autouse=True)
 def _quick(threads, monkeypatch):
     """Puts the number of threads back; the machine is measured in a test of its own."""
+    monkeypatch.setattr(measure, "LONG_REST", 0.0)
     monkeypatch.setattr(measure, "peak_gflops", lambda threads: 100.0)
     monkeypatch.setattr(measure, "copy_gbs", lambda threads: 10.0)
 
@@ -80,7 +81,7 @@ def test_a_wrong_result_is_not_timed():
     assert set(first) == {"torch nchw", "jax"}
     assert "differs by 0.05" in left_out["jax"]
     assert "IndexError" in left_out["onnxruntime"]
-    with pytest.raises(ArithmeticError, match="pyconv nchw: it differs"):
+    with pytest.raises(FloatingPointError, match="pyconv nchw: it differs"):
         measure.checked([("pyconv nchw", lambda: [1.0, 2.1], False), one])
 
 
@@ -182,6 +183,19 @@ def test_every_suite_leaves_a_report_and_its_pictures(suite, tmp_path, monkeypat
     assert main(["bench", "--load", stem, "--out", str(tmp_path / "again")]) == 0
     assert report.text(views.VIEWS[suite].tables(found["rows"])[0]) in capsys.readouterr().out
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "found.json").read_bytes()
+    timed = views.VIEWS[suite].timed
+    assert main(["bench", "--load", stem, "--compare", stem]) == (0 if timed else 1)
+    assert ("losses first" if timed else "of the times of") in "".join(capsys.readouterr())
+
+
+def test_on_a_terminal_the_tables_stay_below(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("rich")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "150")
+    bench(tmp_path, "--against", "numpy")
+    shown = capsys.readouterr().out
+    assert "\x1b[" in shown
+    assert shown.count("Overall") > 5
 
 
 @pytest.mark.parametrize("layer", [layer for layer in cases.LAYERS if layer.kind == "conv"][::4])
@@ -220,7 +234,8 @@ def test_gains_and_losses():
     old = [row("a", "5x5", "fwd", pyconv_nchw=4.0), row("b", "5x5", "fwd", pyconv_nchw=4.0)]
     new = [row("a", "5x5", "fwd", pyconv_nchw=2.0), row("c", "5x5", "fwd", pyconv_nchw=4.0)]
     sure, by_class = compare.compare(
-        {"machine": machine, "rows": old}, {"machine": machine, "rows": new}
+        {"suite": "layers", "machine": machine, "rows": old},
+        {"suite": "layers", "machine": machine, "rows": new},
     )
     assert sure[2] == [["a", "fwd", "1", "2.00", "4 s", "2 s"]]
     assert by_class[2][-1] == ["all", "1", "2.00", "-", "-", "2.00", "-", "-"]

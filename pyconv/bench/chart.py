@@ -1,4 +1,4 @@
-"""A report as pictures: a PNG, and an HTML page of its own with the same pictures as SVG."""
+"""A report as a picture, and as an HTML page of its own with that picture as SVG."""
 
 from __future__ import annotations
 
@@ -64,10 +64,6 @@ def _roofline(axes: Any, rows: list[Row], machine: dict[str, Any]) -> None:
     axes.set_title(f"roof: {peak:.0f} GFLOP/s of BLAS, {width:.0f} GB/s of copying", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-
-
-def png(report: Report, path: Path) -> None:
-    draw(report).savefig(path, dpi=120)
 
 
 def page(report: Report, path: Path) -> None:

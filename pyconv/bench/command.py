@@ -41,26 +41,27 @@ def _batches(text: str) -> tuple[int, ...]:
 def run(args: argparse.Namespace) -> int:
     from pyconv.bench import report
     from pyconv.bench.compare import compare
+    from pyconv.bench.views import VIEWS
 
-    old = report.read(args.compare) if args.compare else None
+    old, ended = report.read(args.compare) if args.compare else None, None
     if args.load:
-        from pyconv.bench.views import VIEWS
-
-        found, stopped = report.read(args.load), False
+        found = report.read(args.load)
         print(report.headline(found))
         print(*map(report.text, VIEWS[found["suite"]].tables(found["rows"])), sep="\n")
     else:
-        found, stopped = _measured(args)
+        found, ended = _measured(args)
     if old is not None:
         print(*map(report.text, compare(old, found)), sep="\n")
-    if not args.load or args.out:
+    if args.out or (found["rows"] and not args.load):
         name = f"bench-{found['suite']}-{time.strftime('%Y%m%d-%H%M%S')}"
         _leave(found, args.out or Path("runs") / name)
-    return 130 if stopped else 0
+    if ended is not None:
+        raise ended
+    return 0
 
 
-def _measured(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """The report, and whether Ctrl-C ended it."""
+def _measured(args: argparse.Namespace) -> tuple[dict[str, Any], BaseException | None]:
+    """The report, and what ended it too early."""
     import pyconv
     from pyconv.bench import measure, peers, report
     from pyconv.bench.cases import PASSES
@@ -80,8 +81,7 @@ def _measured(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         raise ValueError(f"bench: --batch must be numbers from 0, got {batch}")
     pyconv.set_num_threads(args.threads or 0)
     threads = pyconv.get_num_threads()
-    passes = args.passes or PASSES
-    options = Options(against, args.only, passes, threads, args.seconds, batch)
+    options = Options(against, args.only, args.passes or PASSES, threads, args.seconds, batch)
     peers.use_threads(against, threads)
     rows: list[report.Row] = []
     found = {
@@ -91,30 +91,28 @@ def _measured(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         "rows": rows,
     }
     print(report.headline(found))
-    stopped = False
+    ended: BaseException | None = None
     with measure.blas_threads(threads), Screen(VIEWS[args.suite]) as screen:
         try:
             for row in rows_of(options):
                 rows.append(row)
                 screen.row(row)
-        except KeyboardInterrupt:
-            stopped = True
+        except (Exception, KeyboardInterrupt) as error:  # raised again when the rows are safe
+            ended = error
     found["machine"]["load_after"] = measure.load()
-    return found, stopped
+    return found, ended
 
 
 def _leave(found: dict[str, Any], stem: Path) -> None:
     from pyconv.bench import chart, report
 
-    def path(kind: str) -> Path:
-        return stem.with_name(f"{stem.name}.{kind}")
-
-    report.write(found, path("json"))
-    chart.page(found, path("html"))
+    path = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("json", "html", "png")}
+    report.write(found, path["json"])
+    chart.page(found, path["html"])
     try:
-        chart.png(found, path("png"))
+        chart.draw(found).savefig(path["png"], dpi=120)
     except ImportError:
-        print("no picture: matplotlib is missing; pip install 'pyconv-engine[bench]'")
+        print("no pictures: pip install 'pyconv-engine[bench]'")
     print(f"written: {stem}.*")
 
 

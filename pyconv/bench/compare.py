@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from pyconv.bench.report import Report, Row, Table, geomean, medians, ours, seconds, shown
-from pyconv.bench.views import PASS_NAMES, labels
+from pyconv.bench.views import PASS_NAMES, VIEWS, labels
 
 KINDS = ("", "out", "kept")
 
@@ -30,6 +30,12 @@ def certain(old: Row, new: Row) -> bool:
 
 def compare(old: Report, new: Report) -> list[Table]:
     """Old time over new, of the rows that both have: above 1 is a gain."""
+
+    if old["suite"] != new["suite"] or not VIEWS[new["suite"]].timed:
+        raise ValueError(
+            f"bench: --compare is of the times of one suite, not of {old['suite']} "
+            f"and {new['suite']}"
+        )
 
     def key(row: Row) -> tuple[str, str, int]:
         return row["name"], row["pass"], row["batch"]

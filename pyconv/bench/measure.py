@@ -42,7 +42,7 @@ def library(name: str) -> str:
 def checked(contestants: list[Contestant]) -> tuple[dict[str, Callable[[], Any]], Samples, Any]:
     """Calls whose results agree, the seconds of their first call, and why others are left out.
 
-    The standard is the first peer. Raises ArithmeticError where pyconv is the one that differs.
+    The standard is the first peer. Raises FloatingPointError where pyconv is the one that differs.
     """
     runs, first, left_out = {}, {}, {}
     ours = [c for c in contestants if library(c[0]) == "pyconv"]
@@ -70,7 +70,7 @@ def checked(contestants: list[Contestant]) -> tuple[dict[str, Callable[[], Any]]
         if not error_is:
             runs[name] = run
         elif library(name) == "pyconv":
-            raise ArithmeticError(f"{name}: {error_is}")
+            raise FloatingPointError(f"{name}: {error_is}")
         else:
             left_out[name] = error_is
         if library(name) in SPINNING:
