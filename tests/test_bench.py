@@ -69,7 +69,12 @@ def test_a_peer_agrees_and_is_timed(peer):
             runs, _, left_out = measure.checked([*peers.pyconv(layer, given, direction), *found])
             assert not left_out, (layer.name, left_out)
             of_it = [name for name in runs if name.startswith(peer)]
-            assert bool(of_it) == (peer != "onnxruntime" or direction == "fwd"), layer.name
+            absent = {
+                "torch": False,
+                "onnxruntime": direction != "fwd",
+                "jax": direction == "bwd_weight" and layer.groups > 1,
+            }
+            assert bool(of_it) != absent[peer], layer.name
 
 
 def test_a_wrong_result_is_not_timed():
@@ -195,7 +200,7 @@ def test_on_a_terminal_the_tables_stay_below(tmp_path, monkeypatch, capsys):
     bench(tmp_path, "--against", "numpy")
     shown = capsys.readouterr().out
     assert "\x1b[" in shown
-    assert shown.count("Overall") > 5
+    assert shown.count("geometric means") > 10
 
 
 @pytest.mark.parametrize("layer", [layer for layer in cases.LAYERS if layer.kind == "conv"][::4])

@@ -45,37 +45,38 @@ def checked(contestants: list[Contestant]) -> tuple[dict[str, Callable[[], Any]]
     The standard is the first peer. Raises FloatingPointError where pyconv is the one that differs.
     """
     runs, first, left_out = {}, {}, {}
-    ours = [c for c in contestants if library(c[0]) == "pyconv"]
     standard: Any = None
-    for name, run, last in [c for c in contestants if library(c[0]) != "pyconv"] + ours:
+    for name, run, last in sorted(contestants, key=lambda c: library(c[0]) == "pyconv"):
+        mine = library(name) == "pyconv"
         start = time.perf_counter()
         try:
             result = np.asarray(run())
-        except Exception as error:
-            if library(name) == "pyconv":
+        except Exception as error:  # whatever a framework raises for what it cannot do
+            if mine:
                 raise
             left_out[name] = f"{type(error).__name__}: {str(error)[:200]}"
             continue
         first[name] = [time.perf_counter() - start]
         result = np.moveaxis(result, -1, 1) if last else result
-        if standard is None:
-            standard, most = result, float(np.max(np.abs(result), initial=0))
-        if result.shape != standard.shape:
-            error_is = f"its shape is {result.shape}, not {standard.shape}"
+        standard = result if standard is None else standard
+        if wrong := difference(result, standard):
+            if mine:
+                raise FloatingPointError(f"{name}: {wrong}")
+            left_out[name] = wrong
         else:
-            error_is = ""
-            share = float(np.max(np.abs(result - standard), initial=0)) / (most or 1.0)
-            if not share <= MOST_ERROR:
-                error_is = f"it differs by {share:.2g} of the largest value"
-        if not error_is:
             runs[name] = run
-        elif library(name) == "pyconv":
-            raise FloatingPointError(f"{name}: {error_is}")
-        else:
-            left_out[name] = error_is
         if library(name) in SPINNING:
             time.sleep(LONG_REST)
-    return {c[0]: runs[c[0]] for c in contestants if c[0] in runs}, first, left_out
+    return {name: runs[name] for name, *_ in contestants if name in runs}, first, left_out
+
+
+def difference(result: Any, standard: Any) -> str:
+    """Nothing where they agree."""
+    if result.shape != standard.shape:
+        return f"its shape is {result.shape}, not {standard.shape}"
+    most = float(np.max(np.abs(standard), initial=0)) or 1.0
+    share = float(np.max(np.abs(result - standard), initial=0)) / most
+    return "" if share <= MOST_ERROR else f"it differs by {share:.2g} of the largest value"
 
 
 def race(

@@ -1,4 +1,4 @@
-"""Rows as they come; with rich, on a terminal, the tables of what there is so far stay below."""
+"""Rows as they come; with rich, on a terminal, the main table of what there is stays below."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Screen:
         for name, why in row["left_out"].items():
             self._line([f"  without {name}: {why}"])
         if self._live is not None:
-            tables = map(report.text, self._view.tables(self._rows))
-            self._live.update("\n".join(tables), refresh=True)
+            first, *_ = self._view.tables(self._rows)  # all of them would not fit
+            self._live.update(report.text(first), refresh=True)
 
     def __exit__(
         self,

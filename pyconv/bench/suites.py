@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def scaling(options: Options) -> Iterator[Row]:
                 for name, run, _ in peers.pyconv(layer, given, direction):
                     if name in ("pyconv nchw", "pyconv nhwc"):
                         runs[f"{name} {threads}"] = on(threads, run)
-                runs[f"fma {threads}"] = lambda t=threads: measure.at_once(t, multiply)  # type: ignore[misc]
+                runs[f"fma {threads}"] = partial(measure.at_once, threads, multiply)
             with measure.blas_threads(1):
                 first = {name: [measure.timed(run)] for name, run in runs.items()}
                 samples = measure.race(runs, first, options.seconds, hopeless=math.inf)
