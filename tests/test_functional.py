@@ -353,7 +353,11 @@ MODULES = ["pyconv"] + [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_the_docs(name):
-    results = doctest.testmod(importlib.import_module(name), verbose=False)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:  # of a framework: the text is the pip line
+        pytest.skip(str(error))
+    results = doctest.testmod(module, verbose=False)
     assert results.failed == 0
 
 

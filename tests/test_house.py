@@ -18,7 +18,7 @@ def files(*folders, kinds):
     return sorted(p for f in folders for p in (ROOT / f).rglob("*") if p.suffix in kinds)
 
 
-SOURCES = files("csrc", "cuda", "tests", kinds={".h", ".cpp", ".cu", ".cuh"})
+SOURCES = files("csrc", "cuda", "pyconv", "tests", kinds={".h", ".cpp", ".cu", ".cuh"})
 PYTHON = files("pyconv", "tests", "benchmarks", kinds={".py"})
 
 

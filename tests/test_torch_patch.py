@@ -1,6 +1,7 @@
 """pyconv.torch.patch: the same model, before, meanwhile and after."""
 
 import copy
+import doctest
 import pickle
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyconv as pc
 
 torch = pytest.importorskip("torch", reason="pip install 'pyconv-engine[torch]'")
 import pyconv.torch as pt  # noqa: E402  (needs torch)
+from pyconv.torch import _modules  # noqa: E402
 
 nn = torch.nn
 
@@ -185,6 +187,10 @@ def test_compile_with_changing_sizes():
     for n, h, width in ((2, 17, 20), (3, 24, 18), (1, 31, 16)):
         x = torch.randn(n, 3, h, width)
         assert torch.equal(compiled(x, w), network(x, w))
+
+
+def test_the_examples_in_the_docs():
+    assert doctest.testmod(_modules) == (0, 4)
 
 
 def losses(patched, steps=50):
