@@ -7,32 +7,9 @@
 // transposed, the smaller one.
 #pragma once
 #include "gemm.h"
+#include "transpose.h"
 
 namespace pyconv::PYCONV_TARGET {
-
-// Up to a vector of rows, `apart` elements from each other, turned into columns: element i of row r
-// goes to to[i * to_step + r], with zeros up to a vector. A square of lanes is transposed by
-// log2(lanes) perfect shuffles, which is several times faster than moving elements one by one.
-template <class T>
-PYCONV_NOINLINE void transpose_rows(const T* from, i64 apart, int rows, i64 size, T* to,
-                                    i64 to_step) {
-  constexpr int width = lanes<T>;
-  for (i64 i = 0; i < size; i += width) {
-    Vec<T> square[width], next[width];
-    for (int r = 0; r < width; ++r) square[r] = r < rows ? load(from + r * apart + i) : Vec<T>{};
-#pragma GCC unroll 4
-    for (int half = width / 2; half > 0; half /= 2) {
-#pragma GCC unroll 16
-      for (int r = 0; r < width / 2; ++r) {
-        next[2 * r] = interleaved<T>(square[r], square[r + width / 2], 0);
-        next[2 * r + 1] = interleaved<T>(square[r], square[r + width / 2], 1);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < width; ++r) square[r] = next[r];
-    }
-    for (int e = 0; e < width; ++e) store(to + (i + e) * to_step, square[e]);
-  }
-}
 
 // dy as columns: row k is channel k.
 PYCONV_INLINE Correlation gradient_columns(Correlation q) {
@@ -133,8 +110,8 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
         for (i64 v = 0; v < vectors.size; v += lanes<T>) {
           const i64 some = min_of<i64>(lanes<T>, vectors.size - v);
           gather(along_results, vector0 + v, vector0 + v + some, lines, blocks.line_pitch);
-          transpose_rows(lines, blocks.line_pitch, int(some), steps, right + v,
-                         blocks.vector_pitch);
+          transpose_padded(lines, blocks.line_pitch, int(some), steps, right + v,
+                           blocks.vector_pitch);
         }
       for (i64 j = 0; j < vectors.panels(); ++j)
         for (i64 i = 0; i < rows.panels(); ++i) {

@@ -1,6 +1,7 @@
 // Winograd's transformed weights U = G g G^T, packed in the order of their use. See winograd.h.
 #pragma once
-#include "gemm_weight.h"
+#include "gemm.h"
+#include "transpose.h"
 #include "winograd_transform.h"
 
 namespace pyconv::PYCONV_TARGET {
