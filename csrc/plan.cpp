@@ -34,10 +34,11 @@ const Rule rules[] = {
      },
      "so few channels that packing for the GEMM would cost more than the sums"},
     {Algorithm::winograd,
-     [](const ConvProblem& p, Pass, const Desc& d) {
+     [](const ConvProblem& p, Pass pass, const Desc& d) {
        // Transforming the weights takes about 20 cycles for each of K C, what it saves about 0.2 a
        // pixel: without a look at N, or with weights that are kept, it always pays.
-       const bool pays = d.batch_invariant || p.n * p.out_pixels() >= 200;
+       const bool kept = pass != Pass::bwd_weight && d.batch_invariant;
+       const bool pays = kept || p.n * p.out_pixels() >= 200;
        return !d.strict && pays && p.c_per_group() >= 16 && p.k_per_group() >= 16 &&
               p.out[1] >= 4 && p.out[2] >= 4;
      },

@@ -118,6 +118,23 @@ def test_differences_with_step_one(name):
             assert abs(slope - gradients[name].flat[flat]) <= 1e-11 * scale
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_pixel_reaches_its_taps_only(bad, algorithm, target):
+    """A corner pixel meets one tap of its channel's filters under padding 1, others meet them."""
+    case = cases.Case("smear", (2, 17, 11, 12), (18, 17, 3, 3), padding=1)
+    dy, x, w, wants = problem(case, contract.random)
+    x = x.copy()
+    x[1, 4, 0, 0] = x[0, 7, 5, 5] = bad
+    want = reference.conv_backward(dy, x, w, **case.window)[1]
+    finite = np.isfinite(want)
+    for layout, dtype in FLOAT32:
+        got = run(case, dy, x, w, dtype, layout, algorithm=algorithm)["w"]
+        assert (np.isfinite(got) == finite).all()
+        others = (a[finite] for a in (got, want, wants["w"][1]))
+        contract.assert_accurate(*others, wants["w"][2], layout, algorithm)
+
+
 @pytest.mark.parametrize("needs", [(), ("x",), ("w",), ("b",), ("x", "b"), ("w", "x")])
 def test_needs(needs):
     dy, x, w = contract.random("needs", (2, 4, 5, 6), (2, 3, 7, 8), (4, 3, 3, 3))

@@ -7,7 +7,7 @@
 #include "pool.h"
 #include "reduce.h"
 #include "update.h"
-#include "winograd.h"
+#include "winograd_kernel.h"
 
 #define PYCONV_STRING_(text) #text
 #define PYCONV_STRING(text) PYCONV_STRING_(text)

@@ -19,7 +19,6 @@ namespace pyconv::PYCONV_TARGET {
 constexpr i64 winograd_tiles = 48;         // of a task's own block: one full column tile on AVX-512
 constexpr i64 winograd_sums_tiles = 288;   // of a task where V is shared: sums of 1.3 MB in an L2
 constexpr i64 winograd_shared = 16 << 20;  // bytes of a shared V
-constexpr i64 winograd_pad = 16;           // keeps the 36 parts of V out of the same cache sets
 constexpr i64 winograd_slab = 64;  // channels whose weights are transformed between products
 
 // How a pass over one phase is cut into tasks. A reduction row is a (source channel, tap of D)
@@ -270,126 +269,6 @@ struct WinogradPhase {
 
   float* scratch(int thread) const {
     return reinterpret_cast<float*>(b.scratch + thread * b.scratch_bytes);
-  }
-};
-
-// U of a phase.
-PYCONV_INLINE i64 winograd_u_elements(const Correlation& q) {
-  return alpha * alpha * q.groups * q.result_channels * q.source_channels * q.axis[0].taps;
-}
-
-// body(correlation) for every phase (of the D axis).
-template <class Body>
-PYCONV_INLINE void each_phase(const ConvProblem& p, Pass pass, Body&& body) {
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) body(correlation(p, pass, phase));
-}
-
-template <int R>
-struct WinogradTiling {
-  static constexpr int M = alpha + 1 - R;
-
-  static std::size_t scratch_bytes(const ConvProblem& p, Pass pass) {
-    i64 most = 0;
-    each_phase(p, pass, [&](const Correlation& q) {
-      most = max_of(most, WinogradPhase<R>::scratch_elements(q));
-    });
-    return std::size_t(most) * sizeof(float);
-  }
-
-  static std::size_t shared_bytes(const ConvProblem& p, Pass pass) {
-    i64 most = 0;
-    each_phase(p, pass, [&](const Correlation& q) {
-      const WinogradBlocks blocks(q, M);
-      if (blocks.shared) most = max_of(most, blocks.v_elements());
-    });
-    return std::size_t(most) * sizeof(float);
-  }
-
-  // The transformed weights of every phase, then a copy of w for sum_directly.
-  static std::size_t packed_bytes(const ConvProblem& p, Pass pass) {
-    i64 elements = p.k * p.c_per_group() * p.taps();
-    each_phase(p, pass, [&](const Correlation& q) { elements += winograd_u_elements(q); });
-    return std::size_t(elements) * sizeof(float);
-  }
-
-  static bool packs(const ConvProblem& p, Pass pass) {
-    bool any = false;
-    each_phase(p, pass, [&](const Correlation& q) { any = any || !WinogradBlocks(q, M).unpacked; });
-    return any;
-  }
-
-  static void pack(const ConvProblem& p, Pass pass, const void* weights, void* packed,
-                   int threads) {
-    const float* w = static_cast<const float*>(weights);
-    float* u = static_cast<float*>(packed);
-    each_phase(p, pass, [&](const Correlation& q) {
-      const i64 row_blocks = ceil_div(q.result_channels, winograd_rows);
-      const i64 depth = q.source_channels * q.axis[0].taps;
-      const i64 flushes = ceil_div(depth, winograd_flush);
-      parallel_for(q.groups * row_blocks * flushes, threads, [&](i64 task, int) {
-        const i64 row0 = task / flushes % row_blocks * winograd_rows;
-        const i64 group = task / flushes / row_blocks, k0 = task % flushes * winograd_flush;
-        const i64 rows = min_of(winograd_rows, q.result_channels - row0);
-        transform_filters<R>(
-            q, w + group * q.weight_group, row0, rows, k0, min_of(depth, k0 + winograd_flush),
-            u + alpha * alpha * depth * (group * q.result_channels + row0) + k0 * rows,
-            rows * depth);
-      });
-      u += winograd_u_elements(q);
-    });
-    __builtin_memcpy(u, w, std::size_t(p.k * p.c_per_group() * p.taps()) * sizeof(float));
-  }
-
-  static const char* refuse(const ConvProblem& p, Pass pass) {
-    if (pass == Pass::bwd_weight) return "it has no weight gradient";
-    for (int a = 1; a < 3; ++a) {
-      if (p.filter[a] != R) return "the filter is neither 3x3 nor 5x5";
-      if (p.stride[a] != 1 || p.dilation[a] != 1) return "stride and dilation must be 1";
-    }
-    if (scratch_bytes(p, pass) > 16 << 20 || shared_bytes(p, pass) > 17 << 20)
-      return "it would need over 16 MB a thread";
-    return nullptr;
-  }
-
-  static void run(const ConvProblem& p, Pass pass, const Buffers& b) {
-    const float *u = static_cast<const float*>(b.packed), *w = static_cast<const float*>(b.b);
-    if (u) w = u + packed_bytes(p, pass) / sizeof(float) - p.k * p.c_per_group() * p.taps();
-    for_each_phase<float>(p, pass, b, [&](const Correlation& q) {
-      WinogradPhase<R>{p, q, WinogradBlocks(q, M), static_cast<const float*>(b.a), u, w, b}.run();
-      if (u) u += winograd_u_elements(q);
-    });
-    if (pass == Pass::bwd_data)
-      add_border_gradients(p, static_cast<const float*>(b.a), w, static_cast<float*>(b.out),
-                           b.threads);
-  }
-};
-
-// The kernel as a table sees it: the filter decides between the two tilings.
-struct Winograd {
-  template <class Body>
-  static PYCONV_INLINE auto tiling(const ConvProblem& p, Body&& body) {
-    return p.filter[2] == 5 ? body(WinogradTiling<5>{}) : body(WinogradTiling<3>{});
-  }
-  static const char* refuse(const ConvProblem& p, Pass pass) {
-    return tiling(p, [&](auto t) { return t.refuse(p, pass); });
-  }
-  static std::size_t packed_bytes(const ConvProblem& p, Pass pass) {
-    return tiling(p, [&](auto t) { return t.packed_bytes(p, pass); });
-  }
-  static bool packs(const ConvProblem& p, Pass pass) {
-    return tiling(p, [&](auto t) { return t.packs(p, pass); });
-  }
-  static void pack(const ConvProblem& p, Pass pass, const void* w, void* packed, int threads) {
-    tiling(p, [&](auto t) { t.pack(p, pass, w, packed, threads); });
-  }
-  static std::size_t scratch_bytes(const ConvProblem& p, Pass pass) {
-    return tiling(p, [&](auto t) { return t.scratch_bytes(p, pass); });
-  }
-  static std::size_t shared_bytes(const ConvProblem& p, Pass pass) {
-    return tiling(p, [&](auto t) { return t.shared_bytes(p, pass); });
-  }
-  static void run(const ConvProblem& p, Pass pass, const Buffers& b) {
-    tiling(p, [&](auto t) { t.run(p, pass, b); });
   }
 };
 

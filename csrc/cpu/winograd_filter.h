@@ -13,9 +13,29 @@ PYCONV_INLINE i64 winograd_tap(const AxisMap& axis, i64 i) {
   return axis.tap_step < 0 ? axis.taps - 1 - i : i;
 }
 
+constexpr i64 winograd_pad = 16;  // keeps the 36 parts of U, V and sums out of the same cache sets
+
 // Rows of panels that one vector of lanes holds.
 constexpr int filter_panels = lanes<float> / tile_rows > 1 ? lanes<float> / tile_rows : 1;
 constexpr int filter_rows = lanes<float> < tile_rows ? lanes<float> : filter_panels * tile_rows;
+
+// Rows [row, row + some) of step k of packed panels of that depth, for all 36 parts.
+PYCONV_INLINE void store_rows(const float (&parts)[alpha * alpha][lanes<float>], i64 row, int some,
+                              const Side& rows, i64 depth, i64 k, float* to, i64 xi_step) {
+  for (int done = 0; done < some;) {
+    const i64 panel = (row + done) / tile_rows, inside = (row + done) % tile_rows;
+    const i64 valid = rows.valid(panel);
+    const int fit = int(min_of<i64>(some - done, valid - inside));
+    float* at = to + panel * tile_rows * depth + k * valid + inside;
+    if (fit == tile_rows)
+      for (int xi = 0; xi < alpha * alpha; ++xi)
+        __builtin_memcpy(at + xi * xi_step, parts[xi] + done, tile_rows * sizeof(float));
+    else
+      for (int xi = 0; xi < alpha * alpha; ++xi)
+        for (int r = 0; r < fit; ++r) at[xi * xi_step + r] = parts[xi][done + r];
+    done += fit;
+  }
+}
 
 // Result channels [row0, row0 + rows) and reduction rows (source channel, tap of D) [k0, k1), where
 // k0 is a multiple of winograd_flush: U as 36 parts `xi_step` apart, each [flush][panel][k][row].
@@ -60,19 +80,7 @@ PYCONV_NOINLINE void transform_filters(const Correlation& q, const float* w, i64
           transform_filter<R, float>(half[i], line);
           for (int j = 0; j < alpha; ++j) store(parts[i * alpha + j], line[j]);
         }
-        for (int done = 0; done < some;) {  // panel by panel
-          const i64 panel = (row + done) / tile_rows, inside = (row + done) % tile_rows;
-          const i64 valid = min_of<i64>(tile_rows, rows - panel * tile_rows);
-          const int fit = int(min_of<i64>(some - done, valid - inside));
-          float* to = block + panel * tile_rows * steps + (k - flush) * valid + inside;
-          if (fit == tile_rows)
-            for (int xi = 0; xi < alpha * alpha; ++xi)
-              __builtin_memcpy(to + xi * xi_step, parts[xi] + done, tile_rows * sizeof(float));
-          else
-            for (int xi = 0; xi < alpha * alpha; ++xi)
-              for (int r = 0; r < fit; ++r) to[xi * xi_step + r] = parts[xi][done + r];
-          done += fit;
-        }
+        store_rows(parts, row, some, row_side<float>(rows), steps, k - flush, block, xi_step);
       }
       row += some;
     }

@@ -1,4 +1,5 @@
-// The one-dimensional transforms of Winograd's F(4, 3) and F(2, 5), points 0, +-5/8, +-3/2,
+// The one-dimensional transforms of Winograd's F(M, R) with M + R = 7: F(4, 3) and F(2, 5), and
+// F(3, 4) and F(5, 2) for the weight gradient; points 0, +-5/8, +-3/2,
 // infinity, and the moves between rows of pixels and vectors of tiles. See winograd.h.
 #pragma once
 #include "vec.h"
@@ -33,10 +34,9 @@ PYCONV_INLINE void transform_output(const Vec<T> (&m)[alpha], Vec<T> (&y)[M]) {
   const Vec<T> sum_a = m[1] + m[2], dif_a = m[1] - m[2], sum_b = m[3] + m[4], dif_b = m[3] - m[4];
   y[0] = m[0] + sum_a + sum_b;
   y[1] = dif_a * T(point_a) + dif_b * T(point_b);
-  if constexpr (M == 4) {
-    y[2] = sum_a * T(a2) + sum_b * T(b2);
-    y[3] = dif_a * T(a2 * point_a) + dif_b * T(b2 * point_b);
-  }
+  if constexpr (M > 2) y[2] = sum_a * T(a2) + sum_b * T(b2);
+  if constexpr (M > 3) y[3] = dif_a * T(a2 * point_a) + dif_b * T(b2 * point_b);
+  if constexpr (M > 4) y[4] = sum_a * T(a2 * a2) + sum_b * T(b2 * b2);
   y[M - 1] += m[5];
 }
 
@@ -44,14 +44,10 @@ PYCONV_INLINE void transform_output(const Vec<T> (&m)[alpha], Vec<T> (&y)[M]) {
 template <int R, class T>
 PYCONV_INLINE void transform_filter(const Vec<T> (&g)[R], Vec<T> (&u)[alpha]) {
   constexpr double scale_a = 1 / (2 * a2 * (a2 - b2)), scale_b = 1 / (2 * b2 * (b2 - a2));
-  Vec<T> even_a = g[0] + g[2] * T(a2), odd_a = g[1] * T(point_a);
-  Vec<T> even_b = g[0] + g[2] * T(b2), odd_b = g[1] * T(point_b);
-  if constexpr (R == 5) {
-    even_a += g[4] * T(a2 * a2);
-    odd_a += g[3] * T(a2 * point_a);
-    even_b += g[4] * T(b2 * b2);
-    odd_b += g[3] * T(b2 * point_b);
-  }
+  Vec<T> even_a = g[0], odd_a = g[1] * T(point_a), even_b = g[0], odd_b = g[1] * T(point_b);
+  if constexpr (R > 2) even_a += g[2] * T(a2), even_b += g[2] * T(b2);
+  if constexpr (R > 3) odd_a += g[3] * T(a2 * point_a), odd_b += g[3] * T(b2 * point_b);
+  if constexpr (R > 4) even_a += g[4] * T(a2 * a2), even_b += g[4] * T(b2 * b2);
   u[0] = g[0] * T(1 / (a2 * b2));
   u[1] = (even_a + odd_a) * T(scale_a);
   u[2] = (even_a - odd_a) * T(scale_a);
