@@ -30,9 +30,11 @@ const Rule rules[] = {
      "depthwise: a GEMM would have at most 4 rows and no channels to sum"},
     {Algorithm::direct,
      [](const ConvProblem& p, Pass pass, const Desc&) {
-       return pass != Pass::bwd_weight && p.k_per_group() * p.c_per_group() <= 4;
+       // One Sapphire Rapids core, GFLOP/s of direct, Winograd and GEMM at 3x3: 16 channels a group
+       // at 14x14 108, 63, 28 (NHWC 85, 35, 25); 32 at 7x7 85, 58, 31; 32 at 28x28 125, 116, 67.
+       return pass != Pass::bwd_weight && p.c_per_group() * p.k_per_group() <= 32 * 32;
      },
-     "so few channels that packing for the GEMM would cost more than the sums"},
+     "so few channels that transforms or columns would cost more than the products they save"},
     {Algorithm::winograd,
      [](const ConvProblem& p, Pass pass, const Desc& d) {
        // Transforming the weights takes about 20 cycles for each of K C, what it saves about 0.2 a
@@ -45,16 +47,16 @@ const Rule rules[] = {
      "a 3x3 or 5x5 filter at stride 1: Winograd needs 2.8 to 4 times fewer products"},
     {Algorithm::direct,
      [](const ConvProblem& p, Pass pass, const Desc&) {
-       // One Sapphire Rapids core, GFLOP/s of direct against GEMM. NCHW: 3x3 stride 2 over 32
-       // channels 101 and 38, over 128 97 and 49; 1x1 256 -> 64 94 and 56; 3x3 over 256 77 to 113
-       // and 125. Its weight gradient: 3x3 over 8 channels a group 76 and 21, over 32 62 and 49,
-       // over 64 65 and 72. NHWC pays for turning pixels into rows: 3x3 over 8 channels a group 26
-       // and 7, over 32 52 and 55; 7x7 over 32 128 and 58; weight gradients 30 and 7, 36 and 56, 74
-       // and 62.
+       // One Sapphire Rapids core, GFLOP/s of direct against GEMM, NCHW and NHWC. 3x3 stride 2: 32
+       // to 64 channels 115 and 53, 115 and 78; 64 to 128 86 and 80, 91 and 103; 128 to 128 85 and
+       // 81, its input gradient 63 and 72. 1x1 64 to 64: 89 and 60, 87 and 55. Weight gradient,
+       // 3x3: 16 channels a group 68 and 27, 59 and 27; 32 88 and 64, 78 and 52; 32 to 64 75 and
+       // 71, 57 and 72; 64 to 128 77 and 92, 65 and 95.
        const i64 products = p.c_per_group() * p.k_per_group();
-       const bool weight = pass == Pass::bwd_weight;
-       if (p.layout == Layout::nhwc) return products <= (weight ? 35 : 110) * p.taps();
-       return products <= (weight ? 2048 : 128 * 128) && !(weight && p.taps() == 1);
+       const bool channels_last = p.layout == Layout::nhwc;
+       if (pass == Pass::bwd_weight)
+         return p.taps() > 1 && products <= (channels_last ? 1024 : 2048);
+       return products <= (channels_last ? 4096 : 8192);
      },
      "few channels: lanes run along the pixels of shifted rows, without columns"},
     {Algorithm::gemm, [](const ConvProblem&, Pass, const Desc&) { return true; },

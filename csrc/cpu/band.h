@@ -9,6 +9,7 @@
 // know neither edges, steps, dilation nor layout.
 #pragma once
 #include "im2col.h"
+#include "transpose.h"
 
 namespace pyconv::PYCONV_TARGET {
 
@@ -163,9 +164,14 @@ struct Run {
   Run(const BandAxis& axis, i64 run, i64 o, i64 results)
       : start(axis.start(run, o)), step(axis.map.step), count(axis.length - axis.count + results) {
     const i64 size = axis.map.source_size;
-    low = start < 0 ? min_of(count, ceil_div(-start, step)) : 0;
-    high = start >= size ? 0 : min_of(count, ceil_div(size - start, step));
+    low = start < 0 ? min_of(count, steps(-start)) : 0;
+    high = start >= size ? 0 : min_of(count, steps(size - start));
     high = max_of(low, high);
+  }
+
+ private:
+  PYCONV_INLINE i64 steps(i64 distance) const {
+    return step == 1 ? distance : ceil_div(distance, step);  // a division takes 20 cycles
   }
 };
 
@@ -175,68 +181,118 @@ PYCONV_INLINE i64 border_position(i64 i, i64 size, Border border) {
   return at >= 0 && at < size ? at : -1;
 }
 
-// Elements of a run are written in ascending order, and up to a vector beyond its end: what follows
-// is filled later. `row`: the source row's first pixel; `pixel` elements from pixel to pixel;
-// nothing from `end` on is read.
+// Elements [first, last) of a vector of them, `step` apart (1 or 2), zeros around.
 template <class T>
-PYCONV_INLINE void fill_run(const T* row, i64 pixel, i64 size, const T* end, const Run& run,
-                            Border border, T* to) {
-  auto zeros = [&](i64 i, i64 last) __attribute__((always_inline)) {
-    if (i < last) store(to + i, Vec<T>{});  // one is nearly always enough, and no call of memset
-    for (i += lanes<T>; i < last; i += lanes<T>) store(to + i, Vec<T>{});
-  };
-  zeros(0, run.low);
-  const i64 inside = run.high - run.low, step = inside > 1 ? run.step * pixel : 1;
-  // The first element inside: the run itself may begin further out than a pointer reaches.
-  const T* from = inside > 0 ? row + (run.start + run.low * run.step) * pixel : row;
-  T* into = to + run.low;
-  i64 i = 0;
-  if (step == 1) {
-    for (; i < inside && from + i + lanes<T> <= end; i += lanes<T>) store(into + i, load(from + i));
-  } else if (step == 2) {
-    for (; i < inside && from + 2 * (i + lanes<T>) <= end; i += lanes<T>)
-      store(into + i, every_other<T>(load(from + 2 * i), load(from + 2 * i + lanes<T>), 0));
+PYCONV_INLINE Vec<T> load_stepped(const T* p, i64 step, int first, int last) {
+  if (step == 1) return load_between(p, first, last);
+  const int low = 2 * first, high = 2 * last - 1;
+  return every_other<T>(
+      load_between(p, min_of(low, lanes<T>), min_of(high, lanes<T>)),
+      load_between(p + lanes<T>, max_of(0, low - lanes<T>), max_of(0, high - lanes<T>)), 0);
+}
+
+// The lines of one run of a channel, [H][W], with zeros outside. `source`: row 0, or nullptr where
+// all is outside. Vectors reach beyond the end of a line: the last of every line is stored first,
+// what follows the plane is filled later.
+template <class T>
+PYCONV_INLINE void fill_plane(const Correlation& q, const T* source, const Run& down,
+                              const Run& across, i64 row, T* to) {
+  const i64 pixel = q.source.axis[2], step = across.step * pixel;
+  const i64 line = down.step * q.source.axis[1];
+  const i64 low = source ? down.low : down.count, high = source ? down.high : down.count;
+  for (i64 e = (across.count - 1) / lanes<T> * lanes<T>; e >= 0; e -= lanes<T>) {
+    const int first = int(min_of<i64>(lanes<T>, max_of<i64>(0, across.low - e)));
+    const int last = int(min_of<i64>(lanes<T>, max_of<i64>(0, across.high - e)));
+    const bool some = first < last;
+    const i64 from_low = some ? low : down.count, from_high = some ? high : down.count;
+    i64 i = 0;
+    for (; i < from_low; ++i) store(to + i * row + e, Vec<T>{});
+    if (i < from_high) {
+      // A run may begin further out than a pointer reaches, its elements inside do not.
+      const T* from = source + (down.start + i * down.step) * q.source.axis[1] +
+                      (across.start + (e + first) * across.step) * pixel;
+      if (step <= 2) {
+        from -= first * step;
+        for (; i < from_high; ++i, from += line)
+          store(to + i * row + e, load_stepped(from, step, first, last));
+      } else {
+        for (; i < from_high; ++i, from += line) {
+          T* into = to + i * row + e;
+          for (int l = 0; l < min_of<i64>(lanes<T>, across.count - e); ++l)
+            into[l] = l < first || l >= last ? T(0) : from[(l - first) * step];
+        }
+      }
+    }
+    for (; i < down.count; ++i) store(to + i * row + e, Vec<T>{});
   }
-  for (; i < inside; ++i) into[i] = from[i * step];
-  zeros(run.high, run.count);
-  if (border == Border::zeros) return;
-  auto outside = [&](i64 e) {
-    const i64 at = border_position(run.start + e * run.step, size, border);
-    if (at >= 0) to[e] = row[at * pixel];
-  };
-  for (i = 0; i < run.low; ++i) outside(i);
-  for (i = run.high; i < run.count; ++i) outside(i);
+}
+
+// What lies outside, where that is not zeros.
+template <class T>
+PYCONV_NOINLINE void fill_border(const Correlation& q, const T* source, const Run& down,
+                                 const Run& across, i64 row, T* to) {
+  for (i64 i = 0; source && i < down.count; ++i) {
+    const i64 h = border_position(down.start + i * down.step, q.axis[1].source_size, q.border);
+    const bool inside = i >= down.low && i < down.high;
+    for (i64 e = 0; h >= 0 && e < across.count; ++e) {
+      if (inside && e == across.low) e = max_of(e, across.high);
+      if (e >= across.count) break;
+      const i64 w =
+          border_position(across.start + e * across.step, q.axis[2].source_size, q.border);
+      if (w >= 0) to[i * row + e] = source[h * q.source.axis[1] + w * q.source.axis[2]];
+    }
+  }
+}
+
+// A line of neighbouring channels, `apart` elements from each other in the band, and nothing beyond
+// its end. `row`: the source row's first pixel, or nullptr for zeros.
+template <class T>
+PYCONV_INLINE void turn_run(const T* row, i64 pixel, i64 size, const Run& run, Border border,
+                            i64 channels, T* to, i64 apart) {
+  for (i64 e = row ? run.low : run.count; e < run.high; e += lanes<T>)
+    transpose_rows(row + (run.start + e * run.step) * pixel, run.step * pixel,
+                   int(min_of<i64>(lanes<T>, run.high - e)), channels, to + e, apart);
+  for (i64 e = 0; e < run.count; ++e) {
+    if (row && e == run.low) e = max_of(e, run.high);
+    if (e >= run.count) break;
+    const i64 at = row ? border_position(run.start + e * run.step, size, border) : -1;
+    for (i64 c = 0; c < channels; ++c) to[c * apart + e] = at < 0 ? T(0) : row[at * pixel + c];
+  }
 }
 
 // A tile of results begins at at[] and has results[] of them; `source` is the image of its first
-// channel, `end` the end of all images.
+// channel. Few channels of NHWC are cheaper to fetch one by one than to turn.
 template <class T>
 PYCONV_NOINLINE void fill_band(const Correlation& q, const Band& band, const T* source,
-                               const T* end, i64 channels, const i64 (&at)[3],
-                               const i64 (&results)[3], T* to) {
+                               i64 channels, const i64 (&at)[3], const i64 (&results)[3], T* to) {
   const BandAxis &D = band.axis[0], &H = band.axis[1], &W = band.axis[2];
-  const i64 pixel = q.source.axis[2], rows = H.length - H.count + results[1];
-  for (i64 c = 0; c < channels; ++c)
+  const bool turns = q.layout == Layout::nhwc && channels > 4;
+  for (i64 c = 0; c < (turns ? 1 : channels); ++c)
     for (i64 w = 0; w < W.runs; ++w) {
       const Run across(W, w, at[2], results[2]);
-      for (i64 dr = 0; dr < D.runs * D.length; ++dr) {
-        const i64 d = border_position(D.start(dr / D.length, at[0]) + dr % D.length * D.map.step,
-                                      D.map.source_size, q.border);
-        const T* image = source + c * q.source.c + d * q.source.axis[0];
-        for (i64 hr = 0; hr < H.runs; ++hr) {
-          const i64 start = H.start(hr, at[1]);
-          T* line =
-              to + c * band.channel + w * band.plane + (dr * H.runs + hr) * H.length * band.row;
-          for (i64 i = 0; i < rows; ++i, line += band.row) {
-            const i64 h = border_position(start + i * H.map.step, H.map.source_size, q.border);
-            if (d < 0 || h < 0)
-              for (i64 e = 0; e < across.count; e += lanes<T>) store(line + e, Vec<T>{});
-            else
-              fill_run(image + h * q.source.axis[1], pixel, W.map.source_size, end, across,
-                       q.border, line);
+      for (i64 dr = 0; dr < D.runs; ++dr)
+        for (i64 di = 0; di < D.length; ++di) {
+          const i64 d =
+              border_position(D.start(dr, at[0]) + di * D.map.step, D.map.source_size, q.border);
+          const T* image = d < 0 ? nullptr : source + c * q.source.c + d * q.source.axis[0];
+          for (i64 hr = 0; hr < H.runs; ++hr) {
+            const Run down(H, hr, at[1], results[1]);
+            T* lines = to + c * band.channel + w * band.plane +
+                       ((dr * D.length + di) * H.runs + hr) * H.length * band.row;
+            if (!turns) {
+              fill_plane(q, image, down, across, band.row, lines);
+              if (q.border != Border::zeros) fill_border(q, image, down, across, band.row, lines);
+              continue;
+            }
+            for (i64 i = 0; i < down.count; ++i) {
+              const i64 h =
+                  border_position(down.start + i * down.step, H.map.source_size, q.border);
+              turn_run(image && h >= 0 ? image + h * q.source.axis[1] : nullptr, q.source.axis[2],
+                       W.map.source_size, across, q.border, channels, lines + i * band.row,
+                       band.channel);
+            }
           }
         }
-      }
     }
 }
 

@@ -1,13 +1,15 @@
 // Depthwise convolution of NHWC images: one channel in and out of a group, lanes along channels.
 //
-//   forward, input gradient   y[o, c] = sum over taps of w[tap, c] x[i(o, tap), c]; a tile of up to
-//                             8 pixels of one vector of channels stays in registers over all taps
-//   weight gradient           dw[tap, c] = sum over pixels of dy[o, c] x[i(o, tap), c]; 8 taps
-//                             of one vector of channels stay in registers over a line of pixels
+//   forward, input gradient   y[o, c] = sum over taps of w[tap, c] x[i(o, tap), c]; a tile of 7
+//                             pixels stays in registers over all taps
+//   weight gradient           dw[tap, c] = sum over pixels of dy[o, c] x[i(o, tap), c]; the taps of
+//                             a row of the filter stay in registers over a tile of 7 pixels
 //
-// Every load is a whole vector at its own place, so edges need no copies: tiles wholly inside take
-// the fast path, the others look up each pixel. Parallel over lines (forward, input gradient) or
-// parts of the lines and blocks of channels (weight gradient, partial sums added in order).
+// A pixel of the source is loaded once for all the taps of a row that meet it. A table says where a
+// tile's columns lie, so that borders, steps and phases need neither copies nor code of their own;
+// a column outside is skipped. Parallel over blocks of lines and of channels; a task goes down the
+// lines of one column of tiles, whose rows stay in an L1 cache. (Weight gradient: over parts of the
+// lines, whose sums are added in order.)
 #pragma once
 #include "direct_tile.h"
 #include "epilogue.h"
@@ -16,282 +18,387 @@
 namespace pyconv::PYCONV_TARGET {
 
 // All channels of all taps are held at a time, at most 8 MB of them.
-PYCONV_INLINE bool depthwise_fits(const Correlation& q) {
-  return q.layout == Layout::nhwc && q.source_channels == 1 && q.result_channels == 1 &&
-         q.groups > 1 && q.taps() <= 1024 && q.groups <= (1 << 20) / q.taps();
+PYCONV_INLINE bool depthwise_fits(const ConvProblem& p) {
+  return p.layout == Layout::nhwc && p.c_per_group() == 1 && p.k_per_group() == 1 && p.groups > 1 &&
+         p.taps() <= 1024 && p.groups <= (1 << 20) / p.taps();
 }
 
-constexpr int depthwise_pixels = 8, depthwise_edge = 4;  // pixels of a tile inside, and else
+constexpr int depthwise_pixels = 7;  // maps of 224-pixel networks are 7 times a power of two wide
 
 // A vector of channels, the last one perhaps in part.
 template <class T, bool WHOLE>
 PYCONV_INLINE Vec<T> load_some(const T* p, int count) {
-  return WHOLE ? load(p) : load_first(p, count);
+  return WHOLE ? load_once(p) : load_first(p, count);
 }
 
-// A line of source pixels that some taps of a row of the filter read, with those taps' weights.
+// The columns of a tile of 7 results: where each lies in a row, or -1. With STEP from result to
+// result and neighbouring taps, result i meets tap j in column i * STEP + j; in general (STEP 0)
+// column [j, i] is its own.
+template <int TAPS, int STEP>
+constexpr int depthwise_columns = (depthwise_pixels - 1) * STEP + TAPS;
+
+struct DepthwiseAxis {
+  const AxisMap& W;
+  i64 pixel;
+  int step;  // 1, 2 or, in general, 0
+
+  PYCONV_INLINE explicit DepthwiseAxis(const Correlation& q)
+      : W(q.axis[2]), pixel(q.source.axis[2]), step(0) {
+    if ((W.tap_step == 1 || W.tap_step == -1) && W.step <= 2) step = int(W.step);
+    const i64 t = W.taps;
+    if (!(t == 3 || t == 5 || t == 7 || (step == 1 && (t == 2 || t == 4)))) step = 0;
+  }
+  // Taps in ascending order of their columns: the first, and where the next one lies.
+  PYCONV_INLINE i64 first_tap() const { return step && W.tap_step < 0 ? W.taps - 1 : 0; }
+  PYCONV_INLINE i64 next_tap() const { return step && W.tap_step < 0 ? -1 : 1; }
+
+  PYCONV_INLINE void list(i64 o, int pixels, Border border, bool general, i64* columns) const {
+    const auto at = [&](i64 i, i64 j) PYCONV_ALWAYS {
+      if (i >= pixels) return i64(-1);
+      const i64 from = border_index(W.source(o + i, j), W.source_size, border);
+      return from < 0 ? i64(-1) : from * pixel;
+    };
+    if (general || !step) {
+      for (i64 j = 0; j < W.taps; ++j)
+        for (i64 i = 0; i < depthwise_pixels; ++i)
+          columns[j * depthwise_pixels + i] = at(i, first_tap() + j * next_tap());
+      return;
+    }
+    for (i64 e = 0; e < (depthwise_pixels - 1) * step + W.taps; ++e) {
+      const i64 i = min_of<i64>(e / step, pixels - 1);  // any result that meets it
+      const i64 j = e - i * step;
+      columns[e] = j < W.taps ? at(i, first_tap() + j * next_tap()) : -1;
+    }
+  }
+};
+
+// A row of source pixels and the weights, or sums, of the row of the filter that reads it.
 template <class T>
 struct DepthwiseRow {
-  const T *source, *weights;  // of channel 0: the line's first pixel; [tap of W, channel]
+  const T* source;
+  T* taps;  // [tap, channel]
 };
 
 template <class T>
-struct DepthwiseLine {
-  const Correlation& q;
+struct DepthwiseTile {
   const DepthwiseRow<T>* rows;
-  int row_count;
-  i64* columns;  // of an edge tile, [tap of W, pixel]: where in the line, or -1
-  const T *bias, *residual;
-  T* out;
-  Activation activation;
+  i64 row_count;
+  const i64* columns;
+  i64 taps, tap_step;  // of W; in [tap, channel]
+  i64 channel, last;   // of the task
+  int pixels;
+  i64 at, step;              // results: the first one's offset and to the next one
+  const T* ahead = nullptr;  // what the tile two lines on reads first
+  i64 ahead_step = 0;        // its pixels
+  int ahead_count = 0;
 
-  // PIXELS results from o on. INSIDE: no tap of them leaves the line.
-  template <int PIXELS, bool WHOLE, bool INSIDE>
-  PYCONV_NOINLINE void tile(i64 o, i64 at, i64 c, int count) const {
-    const AxisMap& W = q.axis[2];
-    const i64 pixel = q.source.axis[2];
-    Vec<T> sums[PIXELS];
-    unrolled<PIXELS>([&](auto i) PYCONV_ALWAYS { sums[i] = Vec<T>{}; });
-    for (int r = 0; r < row_count; ++r) {
-      const T* w = rows[r].weights + c;
-      const T* x = rows[r].source + c + (INSIDE ? W.source(o, 0) * pixel : 0);
-      for (i64 jw = 0; jw < W.taps; ++jw, w += q.groups) {
-        const Vec<T> weight = load_some<T, WHOLE>(w, count);
-        if constexpr (INSIDE) {
-          const T* from = x + jw * W.tap_step * pixel;
-          unrolled<PIXELS>([&](auto i) PYCONV_ALWAYS {
-            sums[i] += weight * load_some<T, WHOLE>(from + i * W.step * pixel, count);
+  // A line of the next tiles lies pages away, where no hardware looks.
+  PYCONV_INLINE void fetch(i64 c) const {
+    for (int i = 0; i < ahead_count; ++i) __builtin_prefetch(ahead + i * ahead_step + c);
+  }
+};
+
+template <class T>
+struct DepthwiseForward {
+  const Epilogue<T>& end;
+
+  template <int TAPS, int STEP, bool WHOLE>
+  PYCONV_NOINLINE void run(const DepthwiseTile<T>& a, i64 c, i64 last, int count) const {
+    for (; c < last; c += lanes<T>) {
+      Vec<T> sums[depthwise_pixels];
+      unrolled<depthwise_pixels>([&](auto i) PYCONV_ALWAYS { sums[i] = Vec<T>{}; });
+      a.fetch(c);
+      for (i64 r = 0; r < a.row_count; ++r) {
+        const T *x = a.rows[r].source + c, *w = a.rows[r].taps + c;
+        for (i64 j0 = 0; j0 < (STEP ? 1 : a.taps); ++j0, w += a.tap_step) {
+          const i64* columns = a.columns + j0 * depthwise_pixels;
+          Vec<T> weight[TAPS];
+          unrolled<TAPS>([&](auto j) PYCONV_ALWAYS {
+            weight[j] = load_some<T, WHOLE>(w + j * a.tap_step, count);
           });
-        } else {
-          unrolled<PIXELS>([&](auto i) PYCONV_ALWAYS {
-            const i64 from = columns[jw * PIXELS + i];
-            if (from >= 0) sums[i] += weight * load_some<T, WHOLE>(x + from, count);
+          unrolled<depthwise_columns<TAPS, STEP ? STEP : 1>>([&](auto e) PYCONV_ALWAYS {
+            const i64 from = columns[e];
+            if (from < 0) return;
+            const Vec<T> pixel = load_some<T, WHOLE>(x + from, count);
+            unrolled<TAPS>([&](auto j) PYCONV_ALWAYS {
+              constexpr int step = STEP ? STEP : 1, apart = decltype(e){} - decltype(j){};
+              if constexpr (apart >= 0 && apart % step == 0 && apart / step < depthwise_pixels)
+                sums[apart / step] += weight[j] * pixel;
+            });
           });
         }
       }
-    }
-    const i64 step = W.result_step * q.result.axis[2];
-    const Vec<T> added = bias ? load_some<T, WHOLE>(bias + c, count) : Vec<T>{};
-    const Epilogue<T> end{bias, residual, out, activation};
-    unrolled<PIXELS>([&](auto i) PYCONV_ALWAYS {
-      const i64 to = at + i * step + c;
-      const Vec<T> beside = residual ? load_some<T, WHOLE>(residual + to, count) : Vec<T>{};
-      const Vec<T> result = end.finish(sums[i], added, beside);
-      if constexpr (WHOLE)
-        store(out + to, result);
-      else
-        store_first(out + to, result, count);
-    });
-  }
-
-  template <int PIXELS, bool INSIDE>
-  PYCONV_INLINE void channels(i64 o, i64 at) const {
-    const AxisMap& W = q.axis[2];
-    for (i64 jw = 0; !INSIDE && jw < W.taps; ++jw)
-      for (i64 i = 0; i < PIXELS; ++i) {
-        const i64 from = border_index(W.source(o + i, jw), W.source_size, q.border);
-        columns[jw * PIXELS + i] = from < 0 ? -1 : from * q.source.axis[2];
-      }
-    at += o * W.result_step * q.result.axis[2];
-    i64 c = 0;
-    for (; c + lanes<T> <= q.groups; c += lanes<T>) tile<PIXELS, true, INSIDE>(o, at, c, lanes<T>);
-    if (c < q.groups) tile<PIXELS, false, INSIDE>(o, at, c, int(q.groups - c));
-  }
-
-  // `inside`, `outside`: the results that need no look at the border are [inside, outside).
-  void run(i64 at, i64 inside, i64 outside) const {
-    const i64 end = q.axis[2].count;
-    for (i64 o = 0; o < end;) {
-      const i64 left = o >= inside ? outside - o : 0;
-      if (left >= depthwise_pixels) {
-        channels<depthwise_pixels, true>(o, at);
-        o += depthwise_pixels;
-      } else if (left >= depthwise_edge) {
-        channels<depthwise_edge, true>(o, at);
-        o += depthwise_edge;
-      } else if (end - o >= depthwise_edge) {
-        channels<depthwise_edge, false>(o, at);
-        o += depthwise_edge;
-      } else {
-        channels<1, false>(o, at);
-        ++o;
-      }
+      const Vec<T> added = end.bias ? load_some<T, WHOLE>(end.bias + c, count) : Vec<T>{};
+      unrolled<depthwise_pixels>([&](auto i) PYCONV_ALWAYS {
+        if (i >= a.pixels) return;
+        const i64 to = a.at + i * a.step + c;
+        const Vec<T> beside =
+            end.residual ? load_some<T, WHOLE>(end.residual + to, count) : Vec<T>{};
+        const Vec<T> result = end.finish(sums[i], added, beside);
+        if constexpr (WHOLE)
+          store(end.out + to, result);
+        else
+          store_first(end.out + to, result, count);
+      });
     }
   }
 };
 
-// Results whose taps [tap0, tap0 + taps) all lie inside: the first, and the first beyond.
-PYCONV_INLINE void inside_range(const AxisMap& W, i64 tap0, i64 taps, i64& first, i64& last) {
-  const i64 a = W.source(0, tap0), b = W.source(0, tap0 + taps - 1);
-  const i64 low = min_of(a, b), high = max_of(a, b);
-  first = low < 0 ? ceil_div(-low, W.step) : 0;
-  last = high < W.source_size ? min_of(W.count, (W.source_size - 1 - high) / W.step + 1) : 0;
-}
-
-// Weights as [tap of the phase, channel].
 template <class T>
-void depthwise_phase(const ConvProblem& p, const Correlation& q, const Buffers& b) {
-  const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
-  T* weights = reinterpret_cast<T*>(b.shared);
-  const T* w = static_cast<const T*>(b.b);
-  for (i64 jd = 0, tap = 0; jd < D.taps; ++jd)
-    for (i64 jh = 0; jh < H.taps; ++jh)
-      for (i64 jw = 0; jw < W.taps; ++jw, ++tap)
-        for (i64 c = 0; c < q.groups; ++c)
-          weights[tap * q.groups + c] = w[c * q.weight_group + q.weight_tap(jd, jh, jw)];
-  i64 inside, outside;
-  inside_range(W, 0, W.taps, inside, outside);
-  parallel_for(q.n * D.count * H.count, b.threads, [&](i64 task, int thread) {
-    const i64 y = task % H.count, z = task / H.count % D.count, n = task / H.count / D.count;
-    auto* rows = reinterpret_cast<DepthwiseRow<T>*>(b.scratch + thread * b.scratch_bytes);
-    i64* columns = reinterpret_cast<i64*>(rows + D.taps * H.taps);
-    int count = 0;
-    for (i64 jd = 0; jd < D.taps; ++jd) {
-      const i64 d = border_index(D.source(z, jd), D.source_size, q.border);
-      for (i64 jh = 0; d >= 0 && jh < H.taps; ++jh) {
-        const i64 h = border_index(H.source(y, jh), H.source_size, q.border);
-        if (h < 0) continue;
-        rows[count++] = {static_cast<const T*>(b.a) + n * q.source.n + d * q.source.axis[0] +
-                             h * q.source.axis[1],
-                         weights + (jd * H.taps + jh) * W.taps * q.groups};
+struct DepthwiseWeight {
+  const T* dy;
+
+  // A tile's sums are added up apart: it bounds the rounding error of long sums.
+  template <int TAPS, int STEP, bool WHOLE>
+  PYCONV_NOINLINE void run(const DepthwiseTile<T>& a, i64 c0, i64 last, int count) const {
+    for (i64 r = 0; r < a.row_count; ++r)
+      for (i64 c = c0; c < last; c += lanes<T>) {
+        const T *x = a.rows[r].source + c, *gradient = dy + a.at + c;
+        T* to = a.rows[r].taps + c - a.channel;
+        if (r == 0) a.fetch(c);
+        if constexpr (STEP == 0) {
+          for (i64 j = 0; j < a.taps; ++j, to += a.tap_step) {
+            Vec<T> sum{};
+            for (int i = 0; i < a.pixels; ++i) {
+              const i64 from = a.columns[j * depthwise_pixels + i];
+              if (from >= 0)
+                sum += load_some<T, WHOLE>(gradient + i * a.step, count) *
+                       load_some<T, WHOLE>(x + from, count);
+            }
+            store(to, load(to) + sum);
+          }
+        } else {
+          Vec<T> sums[TAPS], pixels[depthwise_pixels];
+          unrolled<TAPS>([&](auto j) PYCONV_ALWAYS { sums[j] = Vec<T>{}; });
+          unrolled<depthwise_pixels>([&](auto i) PYCONV_ALWAYS {
+            pixels[i] = load_some<T, WHOLE>(gradient + i * a.step, count);
+          });
+          unrolled<depthwise_columns<TAPS, STEP>>([&](auto e) PYCONV_ALWAYS {
+            const i64 from = a.columns[e];
+            if (from < 0) return;
+            const Vec<T> pixel = load_some<T, WHOLE>(x + from, count);
+            unrolled<TAPS>([&](auto j) PYCONV_ALWAYS {
+              constexpr int apart = decltype(e){} - decltype(j){};
+              if constexpr (apart >= 0 && apart % STEP == 0 && apart / STEP < depthwise_pixels)
+                sums[j] += pixels[apart / STEP] * pixel;
+            });
+          });
+          unrolled<TAPS>([&](auto j) PYCONV_ALWAYS {
+            store(to + j * a.tap_step, load(to + j * a.tap_step) + sums[j]);
+          });
+        }
       }
-    }
-    const Epilogue<T> end = epilogue<T>(p, q, b, 0);
-    const DepthwiseLine<T> line{q,        rows,         count,   columns,
-                                end.bias, end.residual, end.out, end.activation};
-    line.run(result_offset(q, {n, {z, y, 0}}), inside, outside);
-  });
-}
-
-// Taps of one chunk of the weight gradient: offsets of their source pixels in an image.
-template <class T, int TAPS, bool WHOLE>
-PYCONV_NOINLINE void depthwise_line_gradient(const T* dy, const T* const* x, i64 pixels,
-                                             i64 dy_step, i64 x_step, int count, T* sums,
-                                             i64 sums_step) {
-  Vec<T> tile[TAPS];
-  const T* from[TAPS];
-  unrolled<TAPS>([&](auto t) PYCONV_ALWAYS {
-    tile[t] = load(sums + t * sums_step);
-    from[t] = x[t];
-  });
-  for (i64 o = 0; o < pixels; ++o) {
-    const Vec<T> gradient = load_some<T, WHOLE>(dy + o * dy_step, count);
-    unrolled<TAPS>([&](auto t) PYCONV_ALWAYS {
-      tile[t] += gradient * load_some<T, WHOLE>(from[t] + o * x_step, count);
-    });
-  }
-  unrolled<TAPS>([&](auto t) PYCONV_ALWAYS { store(sums + t * sums_step, tile[t]); });
-}
-
-template <class T, int TAPS>
-PYCONV_INLINE void depthwise_taps(int taps, const T* dy, const T* const* x, i64 pixels, i64 dy_step,
-                                  i64 x_step, int count, T* sums, i64 sums_step) {
-  if constexpr (TAPS > 1)
-    if (taps < TAPS)
-      return depthwise_taps<T, TAPS - 1>(taps, dy, x, pixels, dy_step, x_step, count, sums,
-                                         sums_step);
-  if (count == lanes<T>)
-    depthwise_line_gradient<T, TAPS, true>(dy, x, pixels, dy_step, x_step, count, sums, sums_step);
-  else
-    depthwise_line_gradient<T, TAPS, false>(dy, x, pixels, dy_step, x_step, count, sums, sums_step);
-}
-
-constexpr int depthwise_chunk = 8;  // taps in registers
-
-struct DepthwiseWeightBlocks {
-  i64 lines, parts, part_lines, stored;  // of all images; channels rounded up
-
-  DepthwiseWeightBlocks(const Correlation& q, i64 vector, i64 element) {
-    lines = q.n * q.axis[0].count * q.axis[1].count;
-    stored = round_up(q.groups, vector);
-    const i64 most = max_of<i64>(1, min_of<i64>(16, (8 << 20) / (q.groups * q.taps() * element)));
-    part_lines = max_of<i64>(1, ceil_div(lines, most));
-    parts = max_of<i64>(1, ceil_div(lines, part_lines));
   }
 };
+
+template <class T, int TAPS, int STEP, class Kernel>
+PYCONV_INLINE void depthwise_channels(const Kernel& kernel, const DepthwiseTile<T>& a) {
+  const i64 whole = a.channel + (a.last - a.channel) / lanes<T> * lanes<T>;
+  if (a.channel < whole) kernel.template run<TAPS, STEP, true>(a, a.channel, whole, lanes<T>);
+  if (whole < a.last) kernel.template run<TAPS, STEP, false>(a, whole, a.last, int(a.last - whole));
+}
+
+template <class T, class Kernel>
+PYCONV_NOINLINE void depthwise_tile(const Kernel& kernel, const DepthwiseTile<T>& a, int step) {
+  if (step == 1) switch (a.taps) {
+      case 2: return depthwise_channels<T, 2, 1>(kernel, a);
+      case 3: return depthwise_channels<T, 3, 1>(kernel, a);
+      case 4: return depthwise_channels<T, 4, 1>(kernel, a);
+      case 5: return depthwise_channels<T, 5, 1>(kernel, a);
+      case 7: return depthwise_channels<T, 7, 1>(kernel, a);
+    }
+  if (step == 2) switch (a.taps) {
+      case 3: return depthwise_channels<T, 3, 2>(kernel, a);
+      case 5: return depthwise_channels<T, 5, 2>(kernel, a);
+      case 7: return depthwise_channels<T, 7, 2>(kernel, a);
+    }
+  depthwise_channels<T, 1, 0>(kernel, a);
+}
+
+// How the lines of all images and the channels are cut.
+template <class T>
+struct DepthwiseBlocks {
+  i64 channels, channel_blocks, lines, line_blocks;  // of a block; blocks of an image's H
+  i64 all_lines, parts, part_lines;                  // of the weight gradient
+
+  DepthwiseBlocks(const Correlation& q, Pass pass) {
+    const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
+    // 32 KB of source rows, and of sums 16 KB: both stay in an L1 cache.
+    const i64 columns = (depthwise_pixels - 1) * W.step + W.taps;
+    i64 most = (32 << 10) / i64(sizeof(T)) / (D.taps * H.taps * columns);
+    if (pass == Pass::bwd_weight) most = min_of(most, (16 << 10) / i64(sizeof(T)) / q.taps());
+    most = max_of<i64>(4 * lanes<T>, most / lanes<T> * lanes<T>);
+    channel_blocks = ceil_div(q.groups, most);
+    channels = round_up(ceil_div(q.groups, channel_blocks), lanes<T>);
+    channel_blocks = ceil_div(q.groups, channels);
+
+    const i64 planes = max_of<i64>(1, q.n * D.count * channel_blocks);
+    lines = max_of<i64>(1, H.count / max_of<i64>(1, ceil_div(i64(16), planes)));
+    line_blocks = ceil_div(H.count, lines);
+
+    all_lines = q.n * D.count * H.count;
+    const i64 filter = q.groups * q.taps() * i64(sizeof(T));
+    parts = max_of<i64>(1, min_of<i64>(16 / channel_blocks, (8 << 20) / filter));
+    part_lines = max_of<i64>(1, ceil_div(all_lines, parts));
+    parts = max_of<i64>(1, ceil_div(all_lines, part_lines));
+  }
+
+  // Of scratch: rows, columns; sums of the weight gradient.
+  static i64 table_bytes(const Correlation& q) {
+    return round_up(q.axis[0].taps * q.axis[1].taps * i64(sizeof(DepthwiseRow<T>)) +
+                        depthwise_pixels * (q.axis[2].taps + 2) * i64(sizeof(i64)),
+                    64);
+  }
+};
+
+// The rows that line h of plane z of image n meets; `taps` of tap row (jd, jh) begin at
+// tap(jd, jh).
+template <class T, class TapRow>
+PYCONV_INLINE i64 depthwise_rows(const Correlation& q, const T* image, i64 z, i64 h,
+                                 DepthwiseRow<T>* rows, TapRow&& tap) {
+  const AxisMap &D = q.axis[0], &H = q.axis[1];
+  i64 count = 0;
+  for (i64 jd = 0; jd < D.taps; ++jd) {
+    const i64 d = border_index(D.source(z, jd), D.source_size, q.border);
+    for (i64 jh = 0; d >= 0 && jh < H.taps; ++jh) {
+      const i64 row = border_index(H.source(h, jh), H.source_size, q.border);
+      if (row >= 0)
+        rows[count++] = {image + d * q.source.axis[0] + row * q.source.axis[1], tap(jd, jh)};
+    }
+  }
+  return count;
+}
+
+// Line h's last row of the source, as far as it lies inside.
+template <class T>
+PYCONV_INLINE void depthwise_ahead(const Correlation& q, const T* image, i64 z, i64 h, i64 o,
+                                   DepthwiseTile<T>& a) {
+  const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
+  const i64 d = D.source(z, D.taps - 1), row = H.source(h, H.tap_step > 0 ? H.taps - 1 : 0);
+  const i64 first = max_of<i64>(0, W.source(o, W.tap_step > 0 ? 0 : W.taps - 1));
+  a.ahead_count = 0;
+  if (d < 0 || d >= D.source_size || row < 0 || row >= H.source_size) return;
+  a.ahead = image + d * q.source.axis[0] + row * q.source.axis[1] + first * q.source.axis[2];
+  a.ahead_step = q.source.axis[2];
+  a.ahead_count = int(max_of<i64>(0, min_of(depthwise_pixels * W.step, W.source_size - first)));
+}
+
+// Weights as [tap, channel], for all phases.
+template <class T>
+void depthwise_pack(const ConvProblem& p, const Buffers& b) {
+  const i64 taps = p.taps();
+  for (i64 c = 0; c < p.c; c += lanes<T>)
+    transpose_rows(static_cast<const T*>(b.b) + c * taps, taps, int(min_of<i64>(lanes<T>, p.c - c)),
+                   taps, reinterpret_cast<T*>(b.shared) + c, p.c);
+}
+
+template <class T>
+void depthwise_phase(const ConvProblem& p, Pass pass, const Correlation& q, const Buffers& b) {
+  const AxisMap &D = q.axis[0], &W = q.axis[2];
+  const DepthwiseBlocks<T> blocks(q, pass);
+  const DepthwiseAxis axis(q);
+  T* weights = reinterpret_cast<T*>(b.shared);
+  const i64 tasks = q.n * D.count * blocks.line_blocks * blocks.channel_blocks;
+  parallel_for(tasks, b.threads, [&](i64 task, int thread) {
+    const i64 channel = task % blocks.channel_blocks * blocks.channels;
+    task /= blocks.channel_blocks;
+    const i64 h0 = task % blocks.line_blocks * blocks.lines;
+    const i64 z = task / blocks.line_blocks % D.count, n = task / blocks.line_blocks / D.count;
+    auto* rows = reinterpret_cast<DepthwiseRow<T>*>(b.scratch + thread * b.scratch_bytes);
+    i64* columns = reinterpret_cast<i64*>(rows + D.taps * q.axis[1].taps);
+    const Epilogue<T> end = epilogue<T>(p, q, b, 0);
+    const DepthwiseForward<T> kernel{end};
+    const T* image = static_cast<const T*>(b.a) + n * q.source.n;
+    for (i64 o = 0; o < W.count; o += depthwise_pixels) {
+      DepthwiseTile<T> a{rows,
+                         0,
+                         columns,
+                         W.taps,
+                         axis.next_tap() * W.weight_step * q.groups,
+                         channel,
+                         min_of(q.groups, channel + blocks.channels),
+                         int(min_of<i64>(depthwise_pixels, W.count - o)),
+                         0,
+                         W.result_step * q.result.axis[2]};
+      axis.list(o, a.pixels, q.border, false, columns);
+      for (i64 h = h0; h < min_of(q.axis[1].count, h0 + blocks.lines); ++h) {
+        a.row_count = depthwise_rows(q, image, z, h, rows, [&](i64 jd, i64 jh) {
+          return weights + q.weight_tap(jd, jh, axis.first_tap()) * q.groups;
+        });
+        a.at = result_offset(q, {n, {z, h, o}});
+        depthwise_ahead(q, image, z, h + 2, o, a);
+        depthwise_tile(kernel, a, axis.step);
+      }
+    }
+  });
+}
 
 template <class T>
 void depthwise_bwd_weight(const ConvProblem& p, const Correlation& q, const Buffers& b) {
   const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
   const Strides y = dense_strides(p.layout, p.k, p.out);
-  const DepthwiseWeightBlocks blocks(q, lanes<T>, sizeof(T));
-  const i64 taps = q.taps(), filters = q.groups * taps, pixel = q.source.axis[2];
+  const DepthwiseBlocks<T> blocks(q, Pass::bwd_weight);
+  const DepthwiseAxis axis(q);
+  const i64 taps = q.taps(), filters = q.groups * taps;
   T* dw = static_cast<T*>(b.out);
   T* partial = blocks.parts > 1 ? reinterpret_cast<T*>(b.shared) : dw;
-  parallel_for(blocks.parts, b.threads, [&](i64 part, int thread) {
-    T* sums = reinterpret_cast<T*>(b.scratch + thread * b.scratch_bytes);  // [tap, channel]
-    T* line_sums = sums + taps * blocks.stored;
-    for (i64 i = 0; i < taps * blocks.stored; ++i) sums[i] = T(0);
-    const i64 last = min_of(blocks.lines, (part + 1) * blocks.part_lines);
-    for (i64 line = part * blocks.part_lines; line < last; ++line) {
-      const i64 h0 = line % H.count, z = line / H.count % D.count, n = line / H.count / D.count;
-      const T* dy = static_cast<const T*>(b.a) + n * y.n + z * y.axis[0] + h0 * y.axis[1];
-      const T* image = static_cast<const T*>(b.b) + n * q.source.n;
-      for (i64 row = 0; row < D.taps * H.taps; ++row) {
-        const i64 jd = row / H.taps, jh = row % H.taps;
-        const i64 d = border_index(D.source(z, jd), D.source_size, q.border);
-        const i64 h = border_index(H.source(h0, jh), H.source_size, q.border);
-        if (d < 0 || h < 0) continue;
-        const T* source = image + d * q.source.axis[0] + h * q.source.axis[1];
-        for (i64 jw = 0; jw < W.taps;) {
-          const i64 left = W.taps - jw;
-          const int some = int(ceil_div(left, ceil_div(left, i64(depthwise_chunk))));
-          i64 inside, outside;
-          inside_range(W, jw, some, inside, outside);
-          for (i64 c = 0; c < q.groups; c += lanes<T>) {
-            const int count = int(min_of<i64>(lanes<T>, q.groups - c));
-            const T* x[depthwise_chunk];
-            // One line at a time into `line_sums`: bounds the rounding error of long sums.
-            for (int t = 0; t < some; ++t) {
-              store(line_sums + t * lanes<T>, Vec<T>{});
-              x[t] = source + W.source(inside, jw + t) * pixel + c;
-            }
-            if (inside < outside)
-              depthwise_taps<T, depthwise_chunk>(some, dy + inside * y.axis[2] + c, x,
-                                                 outside - inside, y.axis[2], W.step * pixel, count,
-                                                 line_sums, lanes<T>);
-            for (int t = 0; t < some; ++t) {
-              Vec<T> sum = load(line_sums + t * lanes<T>);
-              for (i64 o = 0; o < W.count; ++o) {
-                if (o == inside && inside < outside) o = outside;
-                if (o >= W.count) break;
-                const i64 from = border_index(W.source(o, jw + t), W.source_size, q.border);
-                if (from >= 0)
-                  sum += load_first(dy + o * y.axis[2] + c, count) *
-                         load_first(source + from * pixel + c, count);
-              }
-              T* to = sums + (row * W.taps + jw + t) * blocks.stored + c;
-              store(to, load(to) + sum);
-            }
-          }
-          jw += some;
-        }
+  parallel_for(blocks.parts * blocks.channel_blocks, b.threads, [&](i64 task, int thread) {
+    const i64 part = task / blocks.channel_blocks;
+    const i64 channel = task % blocks.channel_blocks * blocks.channels;
+    char* scratch = b.scratch + thread * b.scratch_bytes;
+    auto* rows = reinterpret_cast<DepthwiseRow<T>*>(scratch);
+    i64* columns = reinterpret_cast<i64*>(rows + D.taps * H.taps);
+    T* sums = reinterpret_cast<T*>(scratch + blocks.table_bytes(q));  // [tap, channel]
+    for (i64 i = 0; i < taps * blocks.channels; ++i) sums[i] = T(0);
+
+    const DepthwiseWeight<T> kernel{static_cast<const T*>(b.a)};
+    const i64 last = min_of(blocks.all_lines, (part + 1) * blocks.part_lines);
+    for (i64 o = 0; o < W.count; o += depthwise_pixels) {
+      const int pixels = int(min_of<i64>(depthwise_pixels, W.count - o));
+      const bool general = axis.step == 0 || pixels < depthwise_pixels;
+      DepthwiseTile<T> a{rows,
+                         0,
+                         columns,
+                         W.taps,
+                         axis.next_tap() * W.weight_step * blocks.channels,
+                         channel,
+                         min_of(q.groups, channel + blocks.channels),
+                         pixels,
+                         0,
+                         y.axis[2]};
+      axis.list(o, pixels, q.border, general, columns);
+      for (i64 line = part * blocks.part_lines; line < last; ++line) {
+        const i64 h = line % H.count, z = line / H.count % D.count, n = line / H.count / D.count;
+        a.row_count = depthwise_rows(
+            q, static_cast<const T*>(b.b) + n * q.source.n, z, h, rows, [&](i64 jd, i64 jh) {
+              return sums + q.weight_tap(jd, jh, axis.first_tap()) * blocks.channels;
+            });
+        a.at = n * y.n + z * y.axis[0] + h * y.axis[1] + o * y.axis[2];
+        depthwise_ahead(q, static_cast<const T*>(b.b) + n * q.source.n, z, h + 2, o, a);
+        depthwise_tile(kernel, a, general ? 0 : axis.step);
       }
     }
-    T* to = partial + part * filters;
-    for (i64 jd = 0, tap = 0; jd < D.taps; ++jd)
-      for (i64 jh = 0; jh < H.taps; ++jh)
-        for (i64 jw = 0; jw < W.taps; ++jw, ++tap)
-          for (i64 c = 0; c < q.groups; ++c)
-            to[c * q.weight_group + q.weight_tap(jd, jh, jw)] = sums[tap * blocks.stored + c];
+    T* to = partial + part * filters + channel * taps;
+    for (i64 t = 0; t < taps; t += lanes<T>)
+      transpose_rows(sums + t * blocks.channels, blocks.channels,
+                     int(min_of<i64>(lanes<T>, taps - t)),
+                     min_of(blocks.channels, q.groups - channel), to + t, taps);
   });
   if (blocks.parts > 1) add_parts(partial, blocks.parts, filters, dw, b.threads);
 }
 
 template <class T>
 std::size_t depthwise_scratch_bytes(const Correlation& q, Pass pass) {
-  if (pass != Pass::bwd_weight)
-    return std::size_t(q.axis[0].taps * q.axis[1].taps) * sizeof(DepthwiseRow<T>) +
-           std::size_t(depthwise_edge * q.axis[2].taps) * sizeof(i64);
-  const DepthwiseWeightBlocks blocks(q, lanes<T>, sizeof(T));
-  return std::size_t(q.taps() * blocks.stored + depthwise_chunk * lanes<T>) * sizeof(T);
+  const DepthwiseBlocks<T> blocks(q, pass);
+  const i64 sums = pass == Pass::bwd_weight ? q.taps() * blocks.channels : 0;
+  return std::size_t(blocks.table_bytes(q)) + std::size_t(sums) * sizeof(T);
 }
 
 template <class T>
-std::size_t depthwise_shared_bytes(const Correlation& q, Pass pass) {
-  const DepthwiseWeightBlocks blocks(q, lanes<T>, sizeof(T));
+std::size_t depthwise_shared_bytes(const ConvProblem& p, const Correlation& q, Pass pass) {
+  const DepthwiseBlocks<T> blocks(q, pass);
   const i64 copies = pass != Pass::bwd_weight ? 1 : blocks.parts > 1 ? blocks.parts : 0;
-  return std::size_t(copies * q.groups * q.taps()) * sizeof(T);
+  return std::size_t(copies * q.groups * p.taps()) * sizeof(T);
 }
 
 }  // namespace pyconv::PYCONV_TARGET

@@ -71,8 +71,25 @@ struct DirectPhase {
     return to;
   }
 
+  Ahead<T> ahead(i64 task) const {
+    if (task >= blocks.tasks(q) || q.layout == Layout::nhwc || blocks.chunked) return {};
+    const DirectPlace to = place(task);
+    const AxisMap &D = q.axis[0], &H = q.axis[1];
+    const i64 reach = H.tap_step * (H.taps - 1);
+    const i64 begin = H.source(to.at[1], 0) + min_of<i64>(0, reach);
+    const i64 first = max_of<i64>(0, begin);
+    const i64 end = begin + (to.results[1] - 1) * H.step + max_of(reach, -reach) + 1;
+    const i64 d = D.source(to.at[0], 0), lines = min_of(end, H.source_size) - first;
+    if (d < 0 || d >= D.source_size || lines <= 0) return {};
+    const i64 sums = to.planes * blocks.task_blocks * blocks.rows * blocks.sums_row;
+    return {static_cast<const T*>(b.a) + to.plane * q.source_channels * q.source.c +
+                d * q.source.axis[0] + first * q.source.axis[1],
+            lines * q.source.axis[1], q.source.c, to.planes * q.source_channels,
+            ceil_div(sums, tile_sums * lanes<T>)};
+  }
+
   // Sums of a tile; stored, or left in `sums` (nullptr: in scratch): plane, channel, line.
-  void run(const DirectPlace& to, char* scratch, T* sums, bool stores) const {
+  void run(const DirectPlace& to, char* scratch, T* sums, bool stores, Ahead<T> next = {}) const {
     const BandTiles& tiles = blocks.tiles;
     Tap* list = reinterpret_cast<Tap*>(table ? table : scratch);
     T* band = reinterpret_cast<T*>(scratch + (table ? 0 : blocks.table_bytes));
@@ -87,8 +104,7 @@ struct DirectPhase {
       for (i64 c0 = 0; c0 < q.source_channels; c0 += blocks.channels) {
         const i64 channels = min_of(blocks.channels, q.source_channels - c0);
         const bool last = i + 1 == tiles.box_count() && c0 + channels == q.source_channels;
-        fill_band(q, box, source + c0 * q.source.c, images + q.n * q.source.n, to.planes * channels,
-                  to.at, to.results, band);
+        fill_band(q, box, source + c0 * q.source.c, to.planes * channels, to.at, to.results, band);
         for (i64 plane = 0; plane < to.planes; ++plane) {
           T* const keep = sums + (blocks.chunked ? 0 : plane) * blocks.rows * blocks.sums_row;
           const T* from = band + plane * channels * box.channel;
@@ -96,7 +112,7 @@ struct DirectPhase {
             sum_channel(box, from, channels, c0, to, to.plane + plane, keep, stores, last);
           else
             sum_channels(box, list, from, channels, c0, i > 0 || c0 > 0, to, to.plane + plane, keep,
-                         stores && last);
+                         stores && last, next);
         }
       }
     }
@@ -108,7 +124,7 @@ struct DirectPhase {
 
  private:
   void sum_channels(const Band& box, const Tap* list, const T* band, i64 channels, i64 c0, bool add,
-                    const DirectPlace& to, i64 plane, T* sums, bool stores) const {
+                    const DirectPlace& to, i64 plane, T* sums, bool stores, Ahead<T>& next) const {
     const T* w =
         static_cast<const T*>(b.b) + plane % q.groups * q.weight_group + c0 * q.weight_source;
     const Sweep sweep(blocks.flat, box, to.results[1], to.results[2], lanes<T>);
@@ -127,11 +143,20 @@ struct DirectPhase {
       const int rows = int(min_of(blocks.rows, q.result_channels - channel));
       T* block_sums =
           sums + (blocks.chunked ? block - to.row_block : 0) * blocks.rows * blocks.sums_row;
+      // Lines are stored as soon as they are whole: stores of one tile drain under the next.
+      i64 stored = 0;
       for (i64 line = 0; line < sweep.lines; ++line)
         sum_run<T, direct_rows>(a, rows, sweep.vectors, w + channel * q.weight_result,
-                                line * box.row, block_sums + line * blocks.sums_line);
-      for (int r = 0; stores && r < rows; ++r)
-        store_lines(to, plane, channel + r, block_sums + r * blocks.sums_row);
+                                line * box.row, block_sums + line * blocks.sums_line,
+                                [&](i64 summed) PYCONV_ALWAYS {
+                                  next.fetch();
+                                  if (!stores) return;
+                                  const i64 whole = line + (summed - to.results[2]) / box.row + 1;
+                                  if (summed < to.results[2] || whole <= stored) return;
+                                  const i64 last = min_of(whole, to.results[1]);
+                                  store_block(to, plane, channel, rows, stored, last, block_sums);
+                                  stored = last;
+                                });
     }
   }
 
@@ -160,7 +185,7 @@ struct DirectPhase {
       sum_line_block(a, blocks.tile_lines, w, line * box.row, to.results[2],
                      out + line * a.sums_line);
     }
-    if (stores && last && !at_once) store_lines(to, plane, 0, sums);
+    if (stores && last && !at_once) store_block(to, plane, 0, 1, 0, to.results[1], sums);
   }
 
   i64 result_step() const { return q.axis[2].result_step * q.result.axis[2]; }
@@ -168,16 +193,41 @@ struct DirectPhase {
     return result_offset(q, {plane / q.groups, {to.at[0], to.at[1], to.at[2]}});
   }
 
-  void store_lines(const DirectPlace& to, i64 plane, i64 channel, const T* sums) const {
+  // Lines [line, last) of neighbouring channels.
+  PYCONV_NOINLINE void store_block(const DirectPlace& to, i64 plane, i64 channel, int rows,
+                                   i64 line, i64 last, const T* sums) const {
     const Epilogue<T> end = epilogue<T>(p, q, b, plane % q.groups);
-    i64 at = offset(to, plane) + channel * q.result.c;
-    for (i64 line = 0; line < to.results[1]; ++line) {
-      if (copies(end) && result_step() == 1)
-        copy_line(sums, end.out + at, to.results[2]);
-      else
-        end.store_pixels(sums, channel, at, result_step(), to.results[2]);
+    const i64 line_step = q.axis[1].result_step * q.result.axis[1], pixels = to.results[2];
+    i64 at = offset(to, plane) + channel * q.result.c + line * line_step;
+    for (sums += line * blocks.sums_line; line < last; ++line) {
+      if (q.layout == Layout::nhwc && rows > 1) {
+        for (int r = 0; r < rows; r += lanes<T>)
+          store_turned(end, sums + r * blocks.sums_row, channel + r, at + r,
+                       min_of(rows - r, lanes<T>), pixels);
+      } else {
+        for (int r = 0; r < rows; ++r)
+          if (copies(end) && result_step() == 1)
+            copy_line(sums + r * blocks.sums_row, end.out + at + r * q.result.c, pixels);
+          else
+            end.store_pixels(sums + r * blocks.sums_row, channel + r, at + r * q.result.c,
+                             result_step(), pixels);
+      }
       sums += blocks.sums_line;
-      at += q.axis[1].result_step * q.result.axis[1];
+      at += line_step;
+    }
+  }
+
+  // A line of up to a vector of channels of NHWC.
+  PYCONV_INLINE void store_turned(const Epilogue<T>& end, const T* sums, i64 channel, i64 at,
+                                  int count, i64 pixels) const {
+    if (copies(end))
+      return transpose_rows(sums, blocks.sums_row, count, pixels, end.out + at, result_step());
+    T tile[lanes<T> * lanes<T>];
+    for (i64 i = 0; i < pixels; i += lanes<T>) {
+      const i64 some = min_of<i64>(lanes<T>, pixels - i);
+      transpose_rows(sums + i, blocks.sums_row, count, some, tile, lanes<T>);
+      for (i64 e = 0; e < some; ++e)
+        end.store_channels(tile + e * lanes<T>, channel, at + (i + e) * result_step(), count);
     }
   }
 };
@@ -286,8 +336,8 @@ DirectBytes direct_bytes(const ConvProblem& p, Pass pass) {
   DirectBytes most{};
   if (pass == Pass::bwd_weight) {
     const Correlation q = correlation(p, Pass::fwd);
-    if (depthwise_fits(q))
-      return {depthwise_scratch_bytes<T>(q, pass), depthwise_shared_bytes<T>(q, pass)};
+    if (depthwise_fits(p))
+      return {depthwise_scratch_bytes<T>(q, pass), depthwise_shared_bytes<T>(p, q, pass)};
     const DirectWeightBlocks<T> blocks(q);
     const i64 parts = blocks.parts > 1 ? blocks.parts * p.k * p.c_per_group() * p.taps() : 0;
     return {blocks.scratch_bytes(), std::size_t(parts) * sizeof(T)};
@@ -299,8 +349,8 @@ DirectBytes direct_bytes(const ConvProblem& p, Pass pass) {
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase)
     pairs.next(correlation(p, pass, phase), [&](const Correlation& q, const DirectBlocks<T>& first,
                                                 const Correlation*, const DirectBlocks<T>* second) {
-      if (depthwise_fits(q))
-        return include(depthwise_scratch_bytes<T>(q, pass), depthwise_shared_bytes<T>(q, pass));
+      if (depthwise_fits(p))
+        return include(depthwise_scratch_bytes<T>(q, pass), depthwise_shared_bytes<T>(p, q, pass));
       const std::size_t beside =
           second ? second->scratch_bytes() + std::size_t(pair_row(first)) * sizeof(T) : 0;
       include(first.scratch_bytes() + beside,
@@ -323,18 +373,19 @@ template <class T>
 void direct(const ConvProblem& p, Pass pass, const Buffers& b) {
   if (pass == Pass::bwd_weight) {
     const Correlation q = correlation(p, Pass::fwd);
-    return depthwise_fits(q) ? depthwise_bwd_weight<T>(p, q, b) : direct_bwd_weight<T>(p, b);
+    return depthwise_fits(p) ? depthwise_bwd_weight<T>(p, q, b) : direct_bwd_weight<T>(p, b);
   }
+  if (depthwise_fits(p) && p.n > 0) depthwise_pack<T>(p, b);
   PhasePairs<T> pairs(p, pass);
   for_each_phase<T>(p, pass, b, [&](const Correlation& phase) {
     pairs.next(phase, [&](const Correlation& q, const DirectBlocks<T>& blocks,
                           const Correlation* other, const DirectBlocks<T>* other_blocks) {
-      if (depthwise_fits(q)) return depthwise_phase<T>(p, q, b);
+      if (depthwise_fits(p)) return depthwise_phase<T>(p, pass, q, b);
       const DirectPhase<T> first(p, q, blocks, b, b.shared);
       if (!other) {
         parallel_for(blocks.tasks(q), b.threads, [&](i64 task, int thread) {
           char* scratch = b.scratch + std::size_t(thread) * b.scratch_bytes;
-          first.run(first.place(task), scratch, nullptr, true);
+          first.run(first.place(task), scratch, nullptr, true, first.ahead(task + b.threads));
         });
         return;
       }

@@ -59,6 +59,11 @@ struct DirectBlocks {
     planes = q.layout == Layout::nchw && !chunked
                  ? min_of(16 * 1024 / (channels * band.channel * i64(sizeof(T))), tasks / 16)
                  : 1;
+    // In NHWC as many groups as fill a vector of channels.
+    if (q.layout == Layout::nhwc && !chunked && !tile_lines) {
+      planes = lanes<T> / q.source_channels;
+      while (planes > 1 && q.groups % planes) --planes;
+    }
     planes = beside ? beside->planes : max_of<i64>(1, planes);
     band_elements =
         round_up(planes * channels * band.channel + lanes<T> + tile_lines * band.row, 16);

@@ -5,6 +5,8 @@
 //               it is a tap of, so a depthwise filter of R lines loads it (LINES + R - 1) / LINES
 //               times, not R times
 #pragma once
+#include <utility>
+
 #include "band.h"
 
 namespace pyconv::PYCONV_TARGET {
@@ -17,17 +19,9 @@ struct Constant {
 };
 template <int N, class Body>
 PYCONV_INLINE void unrolled(Body&& body) {
-  static_assert(N <= 8);
-  if constexpr (N > 0) body(Constant<0>{});  // a recursion would take twice as long to compile
-  if constexpr (N > 1) body(Constant<1>{});
-  if constexpr (N > 2) body(Constant<2>{});
-  if constexpr (N > 3) body(Constant<3>{});
-  if constexpr (N > 4) body(Constant<4>{});
-  if constexpr (N > 5) body(Constant<5>{});
-  if constexpr (N > 6) body(Constant<6>{});
-  if constexpr (N > 7) body(Constant<7>{});
+  [&]<int... I>(std::integer_sequence<int, I...>)
+      PYCONV_ALWAYS { (body(Constant<I>{}), ...); }(std::make_integer_sequence<int, N>{});
 }
-#define PYCONV_ALWAYS __attribute__((always_inline))
 
 // A load into a register. GCC would rather make it an operand of every FMA that uses it and load as
 // often: 80 instead of 120 GFLOP/s where loads bound the loop.
@@ -41,6 +35,34 @@ PYCONV_INLINE Vec<T> load_once(const T* p) {
 #endif
   return v;
 }
+
+// What the thread's next task will read, fetched a little with each register tile of this one: a
+// task of few products would wait for memory longer than it computes.
+template <class T>
+struct Ahead {
+  const T* from = nullptr;
+  i64 chunk = 0, step = 0, chunks = 0;  // elements side by side, from chunk to chunk, how many
+  i64 at = 0, lines = 0;                // cache lines for each tile
+
+  static constexpr i64 line = 64 / i64(sizeof(T));
+  Ahead() = default;
+  Ahead(const T* first, i64 elements, i64 apart, i64 count, i64 tiles)
+      : from(first),
+        chunk(elements),
+        step(apart),
+        chunks(count),
+        lines(ceil_div(count * ceil_div(elements, line), tiles)) {}
+
+  PYCONV_INLINE void fetch() {
+    for (i64 i = 0; i < lines && chunks > 0; ++i) {
+      __builtin_prefetch(from + at, 0, 2);
+      if ((at += line) < chunk) continue;
+      at = 0;
+      from += step;
+      --chunks;
+    }
+  }
+};
 
 // 24 sums hide the latency of the FMA and leave room for the operands in 32 registers, 12 in 16.
 constexpr int tile_sums = vector_registers == 32 ? 24 : 12;
@@ -104,18 +126,18 @@ PYCONV_INLINE void sum_vectors(const TapSum<T>& a, int vectors, const T* w, i64 
   sum_taps<T, ROWS, VECTORS>(a, w, at, sums);
 }
 
-// A run of vectors, as tiles of nearly equal width.
-template <class T, int ROWS>
-PYCONV_INLINE void sum_run(const TapSum<T>& a, int rows, i64 vectors, const T* w, i64 at, T* sums) {
+// A run of vectors, as tiles of nearly equal width; done(elements) after each of them.
+template <class T, int ROWS, class Done>
+PYCONV_INLINE void sum_run(const TapSum<T>& a, int rows, i64 vectors, const T* w, i64 at, T* sums,
+                           Done&& done) {
   if constexpr (ROWS > 1)
-    if (rows < ROWS) return sum_run<T, ROWS - 1>(a, rows, vectors, w, at, sums);
+    if (rows < ROWS) return sum_run<T, ROWS - 1>(a, rows, vectors, w, at, sums, done);
   constexpr int widest = direct_vectors(ROWS);
-  for (i64 left = vectors; left > 0;) {
-    const i64 width = ceil_div(left, ceil_div(left, widest));
-    sum_vectors<T, ROWS, widest>(a, int(width), w, at, sums);
-    at += width * lanes<T>;
-    sums += width * lanes<T>;
-    left -= width;
+  for (i64 v = 0; v < vectors;) {
+    const i64 left = vectors - v, width = ceil_div(left, ceil_div(left, widest));
+    sum_vectors<T, ROWS, widest>(a, int(width), w, at + v * lanes<T>, sums + v * lanes<T>);
+    v += width;
+    done(v * lanes<T>);
   }
 }
 

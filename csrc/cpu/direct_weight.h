@@ -78,12 +78,13 @@ PYCONV_INLINE void sum_pixel_columns(const PixelSum<T>& a, i64 columns, const i6
 // Any number of columns, as tiles of nearly equal width.
 template <class T, int ROWS>
 PYCONV_INLINE void sum_pixel_rows(const PixelSum<T>& a, i64 rows, i64 columns, const i64* offsets,
-                                  T* sums) {
+                                  T* sums, Ahead<T>& next) {
   if constexpr (ROWS > 1)
-    if (rows < ROWS) return sum_pixel_rows<T, ROWS - 1>(a, rows, columns, offsets, sums);
+    if (rows < ROWS) return sum_pixel_rows<T, ROWS - 1>(a, rows, columns, offsets, sums, next);
   for (i64 left = columns; left > 0;) {
     const i64 width = ceil_div(left, ceil_div(left, i64(weight_columns(ROWS))));
     sum_pixel_columns<T, ROWS, weight_columns(ROWS)>(a, width, offsets, sums);
+    next.fetch();
     offsets += width;
     sums += width * lanes<T>;
     left -= width;
@@ -98,9 +99,10 @@ struct DirectWeightBlocks {
   i64 rows, channels;                             // of k and c in a task
   i64 row_blocks, channel_blocks;                 // tasks of a group
   i64 images, parts, part_images;                 // tiles of all images, cut into parts
+  i64 batch;                                      // images summed at once
   i64 tile_rows, columns;                         // of the sums: [rows, tile_rows][columns]
   i64 margin, dy_line, dy_row;                    // the copy of dy: zeros around, line and channel
-  i64 band_elements, dy_elements, sums_elements;  // of scratch
+  i64 band_elements, dy_elements, sums_elements;  // of scratch; the first two of an image
 
   explicit DirectWeightBlocks(const Correlation& q) {
     const AxisMap& H = q.axis[1];
@@ -115,7 +117,7 @@ struct DirectWeightBlocks {
     flat = shifted || 4 * across.vectors <= 5 * by_line.lines * by_line.vectors;
     dy_line = flat ? band.row : by_line.vectors * lanes<T>;
     const i64 dy_pixels = (tiles.lines - 1) * dy_line + round_up(tiles.columns, lanes<T>);
-    dy_row = round_up(dy_pixels + 2 * margin + lanes<T>, 16);
+    dy_row = round_up(dy_pixels + 2 * margin + 2 * lanes<T>, 16);
 
     rows = min_of<i64>(q.result_channels, 4 * direct_rows);
     const i64 elements = (1 << 18) / i64(sizeof(T));  // 256 KB each of the band and the sums
@@ -136,12 +138,16 @@ struct DirectWeightBlocks {
     parts = max_of<i64>(1, min_of(min_of(16 / tasks, (8 << 20) / filter_bytes), images));
     part_images = max_of<i64>(1, ceil_div(images, parts));
     parts = max_of<i64>(1, ceil_div(images, part_images));
+    // Small images share the loads and stores of the sums: 10x10 is only 9 vectors long.
+    const bool equal = flat && tiles.line_blocks == 1 && tiles.column_tiles == 1;
+    batch = equal ? max_of<i64>(1, (4 << 10) / i64(sizeof(T)) / dy_pixels) : 1;
+    batch = min_of(batch, part_images);
   }
 
   std::size_t scratch_bytes() const {
     return std::size_t(round_up(tiles.box_taps() * i64(sizeof(Tap)), 64)) +
            std::size_t(round_up(columns * i64(sizeof(i64)), 64)) +
-           std::size_t(band_elements + dy_elements + sums_elements) * sizeof(T);
+           std::size_t(batch * (band_elements + dy_elements) + sums_elements) * sizeof(T);
   }
 };
 
@@ -173,11 +179,10 @@ struct DirectWeightTask {
     i64* offsets = reinterpret_cast<i64*>(scratch);
     scratch += round_up(blocks.columns * i64(sizeof(i64)), 64);
     T* band = reinterpret_cast<T*>(scratch);
-    T* lines = band + blocks.band_elements;
-    T* sums = lines + blocks.dy_elements;
+    T* lines = band + blocks.batch * blocks.band_elements;
+    T* sums = lines + blocks.batch * blocks.dy_elements;
     // What is never filled meets the zeros of dy and must be finite.
-    for (i64 i = 0; i < blocks.band_elements + blocks.dy_elements + blocks.sums_elements; ++i)
-      band[i] = T(0);
+    for (T *at = band, *end = sums + blocks.sums_elements; at < end; ++at) *at = T(0);
 
     box.list_taps(q, taps);
     i64 columns = 0;
@@ -189,33 +194,47 @@ struct DirectWeightTask {
     const T* gradient = dy + (group * q.result_channels + k0) * y.c;
     const T* source = x + (group * q.source_channels + c0) * q.source.c;
     const i64 last = min_of(blocks.images, (part + 1) * blocks.part_images);
-    for (i64 image = part * blocks.part_images; image < last; ++image) {
+    for (i64 image = part * blocks.part_images; image < last; image += blocks.batch) {
+      const i64 images = min_of(blocks.batch, last - image);
       i64 at[3], results[3];
-      const i64 n = place(image, at, results);
-      fill_band(q, box, source + n * q.source.n, x + q.n * q.source.n, channels, at, results, band);
-      fill_lines(gradient + n * y.n + at[0] * y.axis[0] + at[1] * y.axis[1] + at[2] * y.axis[2],
-                 rows, results, lines + blocks.margin);
-      add_products(box, rows, tile_rows, columns, results, band, lines, offsets, sums);
+      for (i64 i = 0; i < images; ++i) {
+        const i64 n = place(image + i, at, results);
+        fill_band(q, box, source + n * q.source.n, channels, at, results,
+                  band + i * blocks.band_elements);
+        fill_lines(gradient + n * y.n + at[0] * y.axis[0] + at[1] * y.axis[1] + at[2] * y.axis[2],
+                   rows, results, lines + i * blocks.dy_elements + blocks.margin);
+      }
+      Ahead<T> next;
+      if (y.axis[2] == 1 && image + images < last) {
+        i64 then[3], lines_then[3];
+        const T* from = gradient + place(image + images, then, lines_then) * y.n +
+                        then[0] * y.axis[0] + then[1] * y.axis[1];
+        const bool together = rows * y.c == y.n;
+        next = {from, together ? blocks.batch * y.n : lines_then[1] * y.axis[1], y.c,
+                together ? 1 : rows, ceil_div(rows * tile_rows * columns, i64(tile_sums))};
+      }
+      add_products(box, rows, tile_rows, columns, images, results, band, lines, offsets, sums,
+                   next);
     }
 
     T* to = out + part * q.groups * q.weight_group + group * q.weight_group + k0 * q.weight_result +
             c0 * q.weight_source;
     for (i64 k = 0; k < rows; ++k)
       for (i64 c = 0; c < channels; ++c)
-        for (i64 t = 0; t < box_taps; ++t) {
-          const i64 across = t % box.axis[2].taps, down = t / box.axis[2].taps % box.axis[1].taps;
-          const i64 deep = t / box.axis[2].taps / box.axis[1].taps;
-          const i64 row = k * tile_rows + (blocks.shifted ? down : 0);
-          const i64 column = blocks.shifted
-                                 ? (c * box.axis[0].taps + deep) * box.axis[2].taps + across
-                                 : c * box_taps + t;
-          T sum = sum_lanes<T>(load(sums + (row * columns + column) * lanes<T>));
-          if (!__builtin_isfinite(sum))
-            sum = sum_exactly(
-                gradient + k * y.c, source + c * q.source.c, part,
-                {box.axis[0].tap0 + deep, box.axis[1].tap0 + down, box.axis[2].tap0 + across});
-          to[k * q.weight_result + c * q.weight_source + taps[t].weight] = sum;
-        }
+        for (i64 t = 0, jd = 0; jd < box.axis[0].taps; ++jd)
+          for (i64 jh = 0; jh < box.axis[1].taps; ++jh)
+            for (i64 jw = 0; jw < box.axis[2].taps; ++jw, ++t) {
+              const i64 row = blocks.shifted ? k * tile_rows + jh : k;
+              const i64 column = blocks.shifted
+                                     ? (c * box.axis[0].taps + jd) * box.axis[2].taps + jw
+                                     : c * box_taps + t;
+              T sum = sum_lanes<T>(load(sums + (row * columns + column) * lanes<T>));
+              if (!__builtin_isfinite(sum))
+                sum = sum_exactly(
+                    gradient + k * y.c, source + c * q.source.c, part,
+                    {box.axis[0].tap0 + jd, box.axis[1].tap0 + jh, box.axis[2].tap0 + jw});
+              to[k * q.weight_result + c * q.weight_source + taps[t].weight] = sum;
+            }
   }
 
  private:
@@ -237,22 +256,31 @@ struct DirectWeightTask {
   PYCONV_NOINLINE void fill_lines(const T* from, i64 rows, const i64 (&results)[3], T* to) const {
     const i64 count = results[2], pixel = y.axis[2];
     const i64 end = round_up((results[1] - 1) * blocks.dy_line + count, lanes<T>) + blocks.margin;
-    for (i64 k = 0; k < rows; ++k, from += y.c, to += blocks.dy_row) {
+    const bool turns = y.c == 1 && pixel > 1 && rows > 4;
+    for (i64 k = 0; k < rows; ++k, to += blocks.dy_row) {
       for (i64 line = 0; line < results[1]; ++line) {
-        const T* row = from + line * y.axis[1];
+        const T* row = from + k * y.c + line * y.axis[1];
         T* out = to + line * blocks.dy_line;
-        i64 i = 0;
-        if (pixel == 1)
-          for (; i + lanes<T> <= count; i += lanes<T>) store(out + i, load(row + i));
-        for (; i < count; ++i) out[i] = row[i * pixel];
         const i64 next = line + 1 < results[1] ? blocks.dy_line : end - line * blocks.dy_line;
-        for (; i < next; ++i) out[i] = T(0);
+        i64 i = 0;
+        if (pixel == 1)  // and beyond, where the next line is filled later
+          for (; i < count; i += lanes<T>)
+            store(out + i,
+                  i + lanes<T> <= count ? load(row + i) : load_first(row + i, int(count - i)));
+        else if (turns && k == 0)
+          for (; i < count; i += lanes<T>)
+            transpose_rows(row + i * pixel, pixel, int(min_of<i64>(lanes<T>, count - i)), rows,
+                           out + i, blocks.dy_row);
+        else if (!turns)
+          for (; i < count; ++i) out[i] = row[i * pixel];
+        for (i = count; i < next; ++i) out[i] = T(0);
       }
     }
   }
 
-  void add_products(const Band& box, i64 rows, i64 tile_rows, i64 columns, const i64 (&results)[3],
-                    const T* band, const T* lines, const i64* offsets, T* sums) const {
+  void add_products(const Band& box, i64 rows, i64 tile_rows, i64 columns, i64 images,
+                    const i64 (&results)[3], const T* band, const T* lines, const i64* offsets,
+                    T* sums, Ahead<T>& next) const {
     if (blocks.shifted) {
       // Line l of the band meets line l - shift(tap) of dy, over all lines of the band.
       const BandAxis& H = box.axis[1];
@@ -261,13 +289,13 @@ struct DirectWeightTask {
         const PixelSum<T> a{lines + blocks.margin - H.shift_of(row) * box.row,
                             band,
                             -H.map.tap_step * box.row,
-                            0,
-                            0,
-                            1,
+                            blocks.dy_elements,
+                            blocks.band_elements,
+                            images,
                             ceil_div(pixels, i64(lanes<T>)),
                             columns * lanes<T>};
         sum_pixel_rows<T, direct_rows>(a, min_of<i64>(direct_rows, tile_rows - row), columns,
-                                       offsets, sums + row * columns * lanes<T>);
+                                       offsets, sums + row * columns * lanes<T>, next);
       }
       return;
     }
@@ -277,13 +305,13 @@ struct DirectWeightTask {
       const PixelSum<T> a{lines + row * blocks.dy_row,
                           band,
                           blocks.dy_row,
-                          blocks.dy_line,
-                          box.row,
-                          sweep.lines,
+                          blocks.flat ? blocks.dy_elements : blocks.dy_line,
+                          blocks.flat ? blocks.band_elements : box.row,
+                          blocks.flat ? images : sweep.lines,
                           sweep.vectors,
                           columns * lanes<T>};
       sum_pixel_rows<T, direct_rows>(a, min_of(size, rows - row), columns, offsets,
-                                     sums + row * columns * lanes<T>);
+                                     sums + row * columns * lanes<T>, next);
     }
   }
 

@@ -14,6 +14,7 @@
 #include "../problem.h"
 
 #define PYCONV_INLINE inline __attribute__((always_inline))
+#define PYCONV_ALWAYS __attribute__((always_inline))  // of a lambda
 // For what a kernel calls once a row: inlining it everywhere made direct.h six times slower to
 // compile and no faster.
 #define PYCONV_NOINLINE __attribute__((noinline))
@@ -79,6 +80,12 @@ PYCONV_INLINE void store_first(float* p, Vec<float> v, int count) {
 PYCONV_INLINE void store_first(double* p, Vec<double> v, int count) {
   _mm512_mask_storeu_pd(p, __mmask8(first_lanes(count)), __m512d(v));
 }
+PYCONV_INLINE Vec<float> load_between(const float* p, int low, int high) {
+  return Vec<float>(_mm512_maskz_loadu_ps(first_lanes(high) & ~first_lanes(low), p));
+}
+PYCONV_INLINE Vec<double> load_between(const double* p, int low, int high) {
+  return Vec<double>(_mm512_maskz_loadu_pd(__mmask8(first_lanes(high) & ~first_lanes(low)), p));
+}
 #endif
 
 // The first `count` lanes; the others are zero and are not read. (AVX-512 has masks for it; a
@@ -93,6 +100,15 @@ PYCONV_INLINE Vec<T> load_first(const T* p, int count) {
 template <class T>
 PYCONV_INLINE void store_first(T* p, Vec<T> v, int count) {
   __builtin_memcpy(p, &v, std::size_t(count) * sizeof(T));
+}
+
+// The lanes [low, high); the others are zero and are not read.
+template <class T>
+PYCONV_INLINE Vec<T> load_between(const T* p, int low, int high) {
+  if (low == 0 && high == lanes<T>) return load(p);
+  Vec<T> v{};
+  for (int i = low; i < high; ++i) v[i] = p[i];
+  return v;
 }
 
 // Lanes of a and b, as if they stood one after the other in memory: every other one from `first`
@@ -146,13 +162,21 @@ PYCONV_INLINE Vec<T> shifted(Vec<T> a, T next) {
 }
 
 // The sum of all lanes as a fixed tree: halves, quarters, ...
-template <class T>
+template <class T, int HALF = lanes<T> / 2>
 PYCONV_INLINE T sum_lanes(Vec<T> v) {
-  T a[lanes<T>];
-  __builtin_memcpy(a, &v, sizeof v);
-  for (int half = lanes<T> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) a[i] += a[i + half];
-  return a[0];
+#if defined(__clang__)
+  Vec<T> other{};
+  for (int i = 0; i < HALF; ++i) other[i] = v[i + HALF];
+  v += other;
+#else
+  decltype(v < v) from{};
+  for (int i = 0; i < lanes<T>; ++i) from[i] = (i + HALF) % lanes<T>;
+  v += __builtin_shuffle(v, from);
+#endif
+  if constexpr (HALF > 1)
+    return sum_lanes<T, HALF / 2>(v);
+  else
+    return v[0];
 }
 
 template <class T>
