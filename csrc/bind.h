@@ -169,6 +169,7 @@ class BoundPlan {
     pyconv_plan_buffer_bytes(plan, bytes_);
     shape_ = py::tuple(rank);
     for (int i = 0; i < rank; ++i) shape_[std::size_t(i)] = shape[i];
+    sizes_.assign(shape, shape + rank);
   }
   BoundPlan(const BoundPlan&) = delete;
   BoundPlan& operator=(const BoundPlan&) = delete;
@@ -181,6 +182,7 @@ class BoundPlan {
   pyconv_plan* plan_;
   std::size_t bytes_[6];
   py::tuple shape_;
+  std::vector<py::ssize_t> sizes_;  // the same
 };
 
 template <class Plan>

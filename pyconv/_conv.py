@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-
 from . import _core
-from ._arrays import Array, Call, Dense, Shape, dtype_name, ready, run, shape_tuple
+from ._arrays import Array, Call, Dense, Shape, dtype_name, shape_tuple
+from ._core import ready
 from ._plan import Options, conv_plan
 
 Gradients = tuple[Array, Array, Array]
@@ -25,30 +24,25 @@ def forward(
     out: Array,
 ) -> Array:
     """The convolution or transposed convolution that every public one is."""
-    if out is not None or w is None or not ready(x, w, b, residual):
-        arrays = {"x": x, "w": w, "b": b, "residual": residual}
-        return _forward_converted(Call(op, layout, arrays), axes, transposed, options, out)
-    dtype = x.dtype
-    b_shape = None if b is None else b.shape
-    residual_shape = None if residual is None else residual.shape
-    name = dtype_name(dtype)
-    plan = conv_plan(
-        op,
-        axes,
-        "fwd",
-        transposed,
-        name,
-        layout,
-        x.shape,
-        w.shape,
-        None,
-        b_shape,
-        residual_shape,
-        options,
-    )
-    y = np.empty(plan.output_shape, dtype)
-    run(plan, x, w, b, residual, y, None)
-    return y
+    if w is not None and ready(x, w, b, residual):
+        plan = conv_plan(
+            op,
+            axes,
+            "fwd",
+            transposed,
+            dtype_name(x.dtype),
+            layout,
+            x.shape,
+            w.shape,
+            None,
+            None if b is None else b.shape,
+            None if residual is None else residual.shape,
+            options,
+        )
+        if out is None or plan.accepts(out, x, w, b, residual):
+            return plan.run(x, w, b, residual, out, None)
+    arrays = {"x": x, "w": w, "b": b, "residual": residual}
+    return _forward_converted(Call(op, layout, arrays), axes, transposed, options, out)
 
 
 def _forward_converted(
@@ -61,7 +55,7 @@ def _forward_converted(
 
     def kernel(plan: _core.Plan, y: Dense) -> None:
         x, w, b, residual = map(call.dense, ("x", "w", "b", "residual"))
-        run(plan, x, w, b, residual, y, None)
+        plan.run(x, w, b, residual, y, None)
 
     return call.job(plan_in, kernel, out=out)()
 
@@ -99,18 +93,20 @@ def backward(
             )
     # All is checked before anything is computed, even where nothing is needed.
     wanted = [gradient for gradient in "xwb" if gradient in needed] or ["b"]
-    if out is None and x is not None and w is not None and ready(*arrays.values()):
+    outs = (None, None, None) if out is None else out
+    if not isinstance(outs, tuple | list) or len(outs) != 3:
+        raise TypeError(f"{op}: out must be a triple (dx, dw, db), got {out!r}")
+    targets = dict(zip("xwb", outs))
+    found: Gradients | None = None
+    if x is not None and w is not None and ready(*arrays.values()):
         head = (op, axes, transposed, layout)
-        found = _backward_ready(*head, arrays, shapes, options, wanted)
-    else:
-        outs = (None, None, None) if out is None else out
-        if not isinstance(outs, tuple | list) or len(outs) != 3:
-            raise TypeError(f"{op}: out must be a triple (dx, dw, db), got {out!r}")
+        found = _backward_ready(*head, arrays, shapes, options, wanted, needed, targets)
+    if found is None:
         call = Call(op, layout, arrays, shapes)
-        targets = dict(zip("xwb", outs))
-        found = _backward_converted(call, axes, transposed, options, wanted, targets)
-    dx, dw, db = (found[gradient]() if gradient in needed else None for gradient in "xwb")
-    return dx, dw, db
+        jobs = _backward_converted(call, axes, transposed, options, wanted, targets)
+        dx, dw, db = (jobs[gradient]() if gradient in needed else None for gradient in "xwb")
+        found = dx, dw, db
+    return found
 
 
 def _backward_ready(
@@ -122,23 +118,30 @@ def _backward_ready(
     shapes: dict[str, Shape],
     options: Options,
     wanted: list[str],
-) -> dict[str, Callable[[], Dense]]:
+    needed: tuple[str, ...],
+    targets: dict[str, Array],
+) -> Gradients | None:
+    """None where a target has to be converted, or refused."""
     dy = arrays["dy"]
     x, w = (shapes[name] if name in shapes else arrays[name].shape for name in ("x", "w"))
-    tail = (layout, x, w, dy.shape, None, None, options)
+    head, tail = (transposed, dtype_name(dy.dtype), layout, x, w, dy.shape), (None, None, options)
+    plans = {g: conv_plan(op, axes, _GRADIENTS[g][0], *head, *tail) for g in wanted}
+    written: list[Array] = []  # no result may share memory with one before
+    for gradient, plan in plans.items():
+        target = targets[gradient]
+        if target is not None:
+            if not plan.accepts(target, dy, *arrays.values(), *written):
+                return None
+            written.append(target)
 
-    def job(gradient: str) -> Callable[[], Dense]:
-        direction, read = _GRADIENTS[gradient]
-        plan = conv_plan(op, axes, direction, transposed, dtype_name(dy.dtype), *tail)
+    def gradient_of(gradient: str) -> Array:
+        if gradient not in needed:
+            return None
+        read = _GRADIENTS[gradient][1]
+        second = arrays[read] if read else None
+        return plans[gradient].run(dy, second, None, None, targets[gradient], None)
 
-        def compute() -> Dense:
-            result = np.empty(plan.output_shape, dy.dtype)
-            run(plan, dy, arrays[read] if read else None, None, None, result, None)
-            return result
-
-        return compute
-
-    return {gradient: job(gradient) for gradient in wanted}
+    return gradient_of("x"), gradient_of("w"), gradient_of("b")
 
 
 def _backward_converted(
@@ -158,7 +161,7 @@ def _backward_converted(
             return conv_plan(*head, *shapes, None, None, options)
 
         def kernel(plan: _core.Plan, result: Dense) -> None:
-            run(plan, call.dense("dy"), call.dense(read), None, None, result, None)
+            plan.run(call.dense("dy"), call.dense(read), None, None, result, None)
 
         target, name, channelled = targets[gradient], f"out d{gradient}", gradient == "x"
         return call.job(plan_in, kernel, out=target, out_name=name, channelled=channelled)

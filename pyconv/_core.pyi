@@ -39,12 +39,12 @@ class Plan:
         b: np.ndarray[Any, Any] | None,
         bias: np.ndarray[Any, Any] | None,
         residual: np.ndarray[Any, Any] | None,
-        out: np.ndarray[Any, Any],
+        out: np.ndarray[Any, Any] | None,
         aux: np.ndarray[Any, Any] | None,
-        workspace: np.ndarray[Any, Any] | None,
+        workspace: np.ndarray[Any, Any] | None = None,
         b_is_packed: bool = False,
-    ) -> None:
-        """Run without the GIL.
+    ) -> np.ndarray[Any, Any]:
+        """Run without the GIL; returns out. None for out or for the workspace: new ones.
 
         Which buffer is what (see pyconv.h): conv fwd a=x b=w out=y; bwd_data a=dy b=w out=dx;
         bwd_weight a=dy b=x out=dw; bwd_bias a=dy out=db; im2col a=x; col2im a=columns.
@@ -63,6 +63,13 @@ class Plan:
     ) -> None:
         """As run, at addresses (0: not given), which are trusted: dense memory of the plan's shapes
         that the caller keeps alive."""
+    def accepts(self, out: object, *inputs: np.ndarray[Any, Any] | None) -> bool:
+        """Whether `out` has the result's shape and the first input's dtype, is `ready` and
+        writeable, and shares no memory with the inputs.
+        """
+
+def ready(*arrays: object) -> bool:
+    """Whether these (None aside) are what kernels read: NumPy, one float dtype, native, dense."""
 
 def plan_conv(
     op: str,

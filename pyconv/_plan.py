@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _config, _core
-from ._arrays import Array, Call, Dense, Shape, float_name, ready, run, shape_tuple
+from ._arrays import Array, Call, Dense, Shape, float_name, shape_tuple
+from ._core import ready
 
 Ints = int | Sequence[int]
 Padding = str | int | Sequence[int] | Sequence[Sequence[int]]
@@ -233,16 +234,19 @@ class Plan:
             raise TypeError(f"plan_conv: a {self._direction} plan takes one array")
         plan = self._plans[b is not None, other == "residual" and second is not None]
 
-        def kernel(plan: _core.Plan, result: Dense, first: Dense, second: Dense | None) -> None:
+        def kernel(
+            plan: _core.Plan, result: Dense | None, first: Dense, second: Dense | None
+        ) -> Dense:
             if w is None:
-                run(plan, first, second, None, None, result, None)
-            else:
-                run(plan, first, w, b, second, result, None, plan.packed_bytes > 0)
+                return plan.run(first, second, None, None, result, None)
+            return plan.run(first, w, b, second, result, None, None, plan.packed_bytes > 0)
 
-        if out is None and self._fits(name, array) and self._fits(other, second):
-            result = np.empty(plan.output_shape, self._dtype)
-            kernel(plan, result, array, second)
-            return result
+        if (
+            self._fits(name, array)
+            and self._fits(other, second)
+            and (out is None or plan.accepts(out, array, second))
+        ):
+            return kernel(plan, out, array, second)
         call = self._call({name: array} if other is None else {name: array, other: second})
 
         def converted(plan: _core.Plan, result: Dense) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._arrays import Array, Call, Dense, Shape, dtype_name, ready, run
+from ._arrays import DENSE, INT64, Array, Call, Dense, Shape, dtype_name
+from ._core import ready
 from ._plan import Ints, Options, pool_plan
 
 
@@ -25,14 +26,13 @@ def pool(
     """The forward pooling that every public one is; (y, indices) with return_indices."""
     if not isinstance(return_indices, bool):
         raise TypeError(f"{op}: return_indices must be a bool, got {return_indices!r}")
-    if out is None and weights is None and kind != "unpool" and ready(x):
-        dtype = x.dtype
-        head = (op, axes, kind, "fwd", dtype_name(dtype), layout)
+    if weights is None and kind != "unpool" and ready(x):
+        head = (op, axes, kind, "fwd", dtype_name(x.dtype), layout)
         plan = pool_plan(*head, x.shape, None, None, None, options)
-        y = np.empty(plan.output_shape, dtype)
-        found = np.empty(y.shape, np.int64) if return_indices else None
-        run(plan, x, None, None, None, y, found)
-        return (y, found) if return_indices else y
+        if out is None or plan.accepts(out, x):
+            found = np.empty(plan.output_shape, np.int64) if return_indices else None
+            y = plan.run(x, None, None, None, out, found)
+            return (y, found) if return_indices else y
     arrays = {"x": x, "indices": indices} if kind == "unpool" else {"x": x, "weights": weights}
     call = Call(op, layout, arrays)
     winners: list[Dense] = []
@@ -45,7 +45,7 @@ def pool(
     def kernel(plan: _core.Plan, y: Dense) -> None:
         winners.extend([np.empty(y.shape, np.int64)] if return_indices else [])
         b = call.dense("indices") if kind == "unpool" else unit_sum(call)
-        run(plan, call.dense("x"), b, None, None, y, winners[0] if winners else None)
+        plan.run(call.dense("x"), b, None, None, y, winners[0] if winners else None)
 
     y = call.job(plan_in, kernel, out=out)()
     return (y, call.hand_back(winners[0])) if return_indices else y
@@ -62,6 +62,15 @@ def pool_backward(
     out: Array = None,
 ) -> Array:
     """The gradient of every pooling; `arrays` has dy first, and what else its kind reads."""
+    dy: Array = arrays["dy"]
+    weights, indices = arrays.get("weights"), arrays.get("indices")
+    complete = input_shape is not None and (indices is None) == (kind == "avg")
+    if complete and weights is None and ready(dy) and _are_indices(indices):
+        head = (op, axes, kind, "bwd_data", dtype_name(dy.dtype), layout)
+        at = None if indices is None else indices.shape
+        plan = pool_plan(*head, input_shape, dy.shape, at, None, options)
+        if out is None or plan.accepts(out, dy, indices):
+            return plan.run(dy, indices, None, None, out, None)
     call = Call(op, layout, arrays, None if input_shape is None else {"x": input_shape})
     y_shape, dy_shape = (call.shape(name, layout) for name in ("y", "dy"))
     if y_shape is not None and y_shape != dy_shape:
@@ -74,9 +83,16 @@ def pool_backward(
 
     def kernel(plan: _core.Plan, dx: Dense) -> None:
         b = unit_sum(call) if kind == "avg" else call.dense("indices" if kind == "max" else "x")
-        run(plan, call.dense("dy"), b, None, None, dx, call.dense("y"))
+        plan.run(call.dense("dy"), b, None, None, dx, call.dense("y"))
 
     return call.job(plan_in, kernel, out=out)()
+
+
+def _are_indices(array: Array) -> bool:
+    """Whether the kernels read them as they are, or there are none to read."""
+    return array is None or (
+        type(array) is np.ndarray and array.dtype is INT64 and array.flags.num & DENSE == DENSE
+    )
 
 
 def unit_sum(call: Call) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 from . import _core
 from ._arrays import Array, Call, Shape, shape_tuple
 from ._conv import Gradients, backward, forward
+from ._core import ready
 from ._plan import Ints, Padding, axes_of, conv_plan
 
 
@@ -239,6 +240,10 @@ def activation_backward(dy: Array, y: Array, activation: str | None) -> Array:
     op = "activation_backward"
     if activation is not None and not isinstance(activation, str):
         raise TypeError(f"{op}: activation must be a string, got {activation!r}")
+    if ready(dy, y) and dy.shape == y.shape:
+        dx = np.empty_like(dy)
+        _core.activation_backward(activation or "none", dy, y, dx)
+        return dx
     call = Call(op, "NCHW", {"dy": dy, "y": y})
     if call.shape("dy", "NCHW") != call.shape("y", "NCHW"):
         raise ValueError(f"{op}: dy and y must have one shape; {call.describe()}")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._arrays import Array, Call, Dense, Shape, dtype_name, run, shape_tuple
+from ._arrays import Array, Call, Dense, Shape, dtype_name, shape_tuple
 from ._plan import Ints, Padding, axes_of, conv_plan
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def im2col(
         return _plan("im2col", "im2col", dtype_name(call.dtype), shape, None, kernel_size, geometry)
 
     def kernel(plan: _core.Plan, columns: Dense) -> None:
-        run(plan, call.dense("x"), None, None, None, columns, None)
+        plan.run(call.dense("x"), None, None, None, columns, None)
 
     return call.job(plan_in, kernel)()
 
@@ -100,7 +100,7 @@ def col2im(
         return _plan("col2im", "col2im", dtype, shape, given, kernel_size, geometry)
 
     def kernel(plan: _core.Plan, dx: Dense) -> None:
-        run(plan, call.dense("columns"), None, None, None, dx, None)
+        plan.run(call.dense("columns"), None, None, None, dx, None)
 
     return call.job(plan_in, kernel)()
 
@@ -132,7 +132,7 @@ def im2col_indices(
     # zeros stand out; float64 counts further than any memory reaches.
     positions = np.arange(1.0, 1.0 + np.prod(size))
     columns = np.empty(plan.output_shape)
-    run(plan, positions, None, None, None, columns, None)
+    plan.run(positions, None, None, None, columns, None)
     indices: npt.NDArray[np.int64] = columns[0].astype(np.int64) - 1
     return indices
 
