@@ -6,7 +6,8 @@ convolution: complex numbers are two parts, 64-bit integers four limbs of 16 bit
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -21,6 +22,7 @@ R = TypeVar("R")
 Pairs = Sequence[tuple[int, int]]
 
 _CONV = {1: convolution.conv1d, 2: convolution.conv2d, 3: convolution.conv3d}
+NATIVE = frozenset("?bBhHiIlLqQfdFD")  # dtypes served; the others are SciPy's
 # Of ours, NumPy's name for padding by it; only these repeat where a pad exceeds the array.
 _NUMPY_PAD = {
     "zeros": "constant",
@@ -81,9 +83,7 @@ def pad(x: Dense, axes: Sequence[int], pairs: Pairs, border: str, fill: Any = 0)
     for axis, pair in zip(axes, pairs):
         width[axis] = pair
     mode: Any = _NUMPY_PAD[border]
-    if mode == "constant":
-        return np.pad(x, width, mode, constant_values=fill)
-    return np.pad(x, width, mode)
+    return np.pad(x, width, mode, **({"constant_values": fill} if border == "zeros" else {}))
 
 
 def fold(x: Dense, axes: Sequence[int]) -> tuple[Dense, list[int]]:
@@ -109,52 +109,108 @@ def fold(x: Dense, axes: Sequence[int]) -> tuple[Dense, list[int]]:
     return folded, [place[axis] - batch for axis in axes]
 
 
+# Elements of a block of lines that are converted, filtered and rounded together: they stay in a
+# cache, and its little memory is used again, where fresh pages for copies of the whole image cost
+# more than the filter.
+_BLOCK = 1 << 17
+
+
 def correlate(
-    x: Dense, w: Dense, axes: Sequence[int], pairs: Pairs, border: str = "zeros", fill: Any = 0
+    x: Dense,
+    w: Dense,
+    axes: Sequence[int],
+    pairs: Pairs,
+    border: str,
+    fill: Any,
+    sums: Any,
+    result: np.dtype[Any],
+    finish: Callable[[Dense], Dense] | None,
 ) -> Dense:
     """Valid correlation along `axes` of `x`, padded there by `pairs`, with `w`, one axis each.
 
-    float32 and float64 give their own dtype (the wider of the two), complex the matching complex;
-    other numbers are exact integers modulo 2^64, in an integer dtype that holds the sums.
+    The sums are those `grouped` makes of x, of dtype `sums` (None: as it is); what `finish` (None:
+    nothing) makes of them goes to the result, of dtype `result`.
     """
-    axes = [axis % x.ndim for axis in axes]
-    single = [w.shape[i] == 1 and pairs[i] == (0, 0) for i in range(w.ndim)]
-    if any(single) and not all(single):  # nothing happens along these
-        keep = [i for i in range(w.ndim) if not single[i]]
-        w = w.reshape([w.shape[i] for i in keep])
-        axes, pairs = [axes[i] for i in keep], [pairs[i] for i in keep]
-    order = np.argsort(axes)
-    axes, pairs = [axes[i] for i in order], [pairs[i] for i in order]
-    w = w.transpose(order)
-    out_shape = list(x.shape)
+    order = sorted(range(w.ndim), key=lambda i: axes[i] % x.ndim)
+    idle = [w.shape[i] == 1 and pairs[i] == (0, 0) for i in range(w.ndim)]
+    kept = [i for i in order if not idle[i]] or order[:1]  # nothing happens along the others
+    w = w.transpose(order).reshape([w.shape[i] for i in kept])
+    axes, pairs = [axes[i] % x.ndim for i in kept], [pairs[i] for i in kept]
+    shape = list(x.shape)
     for axis, pair, size in zip(axes, pairs, w.shape):
-        out_shape[axis] += sum(pair) - size + 1
-    if 0 in x.shape or 0 in out_shape:
-        return np.zeros(out_shape, np.result_type(x, w))
-    most = {"symmetric": 0, "circular": 0, "reflect": 1}.get(border)
-    if (border == "zeros" and fill != 0) or (
-        most is not None and any(max(p) > x.shape[a] - most for a, p in zip(axes, pairs))
-    ):
-        x = pad(x, axes, pairs, border, fill)
-        pairs = [(0, 0)] * len(axes)
+        shape[axis] += sum(pair) - size + 1
+    if 0 in x.shape or 0 in shape:
+        return np.zeros(shape, result)
     folded, place = fold(x, axes)
     if folded.ndim > 4:
-        return _leading_axis(x, w, axes, pairs, border)
+        y = _first_axis_by_taps(x if sums is None else x.astype(sums), w, axes, pairs, border, fill)
+        return (y if finish is None else finish(y)).astype(result, copy=False)
     kernel, padding = [1] * (folded.ndim - 1), [(0, 0)] * (folded.ndim - 1)
     for at, size, pair in zip(place, w.shape, pairs):
         kernel[at], padding[at] = size, pair
-    y = grouped(folded[:, None], w.reshape(1, 1, *kernel), padding, border)
-    return y.reshape(out_shape)
+    w = w.reshape(1, 1, *kernel)
+    as_is = finish is None and x.dtype == sums == result
+    if (as_is or folded.size <= _BLOCK) and _fits(folded, padding, border, fill):
+        whole = folded if as_is or sums is None else folded.astype(sums)
+        y = grouped(whole[:, None], w, padding, border).reshape(shape)
+        return y.astype(result, copy=False) if finish is None else finish(y)
+    y = np.empty(shape, result)
+    into = fold(y, axes)[0]
+    rows = pad(np.arange(folded.shape[1]), [0], padding[:1], border, -1)
+    given = _fits(folded, padding, border, fill)
+    around = [(0, 0), *(padding[1:] if given else [(0, 0)] * (folded.ndim - 2))]
+    across = range(2, folded.ndim)
+    for images, lines in _blocks(into):
+        block = _take(folded[images], rows[lines.start : lines.stop + kernel[0] - 1], sums, fill)
+        if not given:
+            block = pad(block, across, padding[1:], border, fill)
+        part = grouped(block[:, None], w, around, border)[:, 0, 0]
+        into[images, lines] = part if finish is None else finish(part)
+    return y
 
 
-def _leading_axis(x: Dense, w: Dense, axes: list[int], pairs: Pairs, border: str) -> Dense:
+def _fits(folded: Dense, padding: Pairs, border: str, fill: Any) -> bool:
+    """Whether the kernels fill such borders: zeros, or one turn or reflection."""
+    most = {"symmetric": 0, "circular": 0, "reflect": 1}.get(border)
+    if most is None:
+        return border != "zeros" or fill == 0
+    return all(max(pair) <= size - most for pair, size in zip(padding, folded.shape[1:]))
+
+
+def _blocks(y: Dense) -> Iterator[tuple[slice, slice]]:
+    """Images of `y`, or lines of each, about _BLOCK elements of them."""
+    count, lines = y.shape[:2]
+    line = max(1, y[0, 0].size)
+    images = max(1, _BLOCK // (lines * line))
+    step = lines if images > 1 else max(1, _BLOCK // line)
+    for n in range(0, count, images):
+        for start in range(0, lines, step):
+            yield slice(n, n + images), slice(start, min(start + step, lines))
+
+
+def _take(images: Dense, rows: Dense, sums: Any, fill: Any) -> Dense:
+    """These rows of each image (-1: one of `fill`) in dtype `sums`."""
+    dtype = images.dtype if sums is None else sums
+    first, last = int(rows[0]), int(rows[-1])
+    if first >= 0 and (np.diff(rows) == 1).all():
+        return images[:, first : last + 1].astype(dtype, copy=False)
+    block = images.take(rows, axis=1).astype(dtype, copy=False)
+    if first < 0 or last < 0:
+        block[:, rows < 0] = fill
+    return block
+
+
+def _first_axis_by_taps(
+    x: Dense, w: Dense, axes: list[int], pairs: Pairs, border: str, fill: Any
+) -> Dense:
     """More axes than a convolution has: the sum over the taps of the first."""
-    x = pad(x, axes[:1], pairs[:1], border)
+    x = pad(x, axes[:1], pairs[:1], border, fill)
     count = x.shape[axes[0]] - len(w) + 1
     total: Any = None
     for tap, part in enumerate(w):
         window = x[(slice(None),) * axes[0] + (slice(tap, tap + count),)]
-        y = correlate(window, part, axes[1:], pairs[1:], border)
+        kind = np.result_type(x, w)
+        y = correlate(window, part, axes[1:], pairs[1:], border, fill, None, kind, None)
         total = y if total is None else np.add(total, y, out=total)
     return cast("Dense", total)
 
@@ -167,8 +223,8 @@ def grouped(x: Dense, w: Dense, padding: Pairs, border: str = "zeros") -> Dense:
     parts = split(x)  # (N, G, parts, *spatial)
     rows = matrix(w)  # (G, K, parts out, parts in, *kernel)
     outs, ins = rows.shape[2:4]
-    exact = np.result_type(x, w).kind in "biu"
-    with config(precision="strict" if exact else None):  # no sums of rounded transforms
+    exact = np.result_type(x, w).kind in "biu"  # no sums of rounded transforms
+    with config(precision="strict") if exact else nullcontext():
         y = conv(
             parts.reshape(len(x), groups * ins, *x.shape[2:]),
             rows.reshape(groups * filters * outs, ins, *w.shape[2:]),
@@ -204,9 +260,9 @@ def _complex(
         return np.stack([x.real, x.imag] if complex_x else [x], 2).astype(real, copy=False)
 
     def matrix(w: Dense) -> Dense:
-        re, im = w.real, w.imag
+        re, im = w.real.astype(real, copy=False), w.imag.astype(real, copy=False)
         rows = [[re, -im], [im, re]] if complex_x else [[re], [im]]
-        return np.stack([np.stack(row, 2) for row in rows], 2).astype(real, copy=False)
+        return np.stack([np.stack(row, 2) for row in rows], 2)
 
     def join(y: Dense) -> Dense:
         result = np.empty(y.shape[:3] + y.shape[4:], kind)

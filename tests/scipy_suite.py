@@ -12,9 +12,10 @@ import scipy.signal
 from scipy._lib import _array_api
 
 import pyconv.ndimage
+import pyconv.signal
 from pyconv._filtering import scipy_function
 
-OURS = {scipy.ndimage: pyconv.ndimage}
+OURS = {scipy.ndimage: pyconv.ndimage, scipy.signal: pyconv.signal}
 
 # Part of a test's name -> why it is left out.
 EXCEPTIONS: dict[str, str] = {}

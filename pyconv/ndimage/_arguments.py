@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Dense
-from .._filtering import correlate, magnitude
+from .._filtering import NATIVE, correlate, magnitude
 
 _BORDERS = {
     "reflect": "symmetric",
@@ -20,7 +20,6 @@ _BORDERS = {
     "constant": "zeros",
     "grid-constant": "zeros",
 }
-_NATIVE = frozenset("?bBhHiIlLqQfdFD")  # the others are SciPy's
 
 
 def border_of(mode: Any) -> str:
@@ -128,16 +127,28 @@ def filtered(
     """Correlation with `w` along `axes`; each result belongs to the element `before` its window."""
     border = border_of(mode)
     pairs = [(b, size - 1 - b) for b, size in zip(before, w.shape)]
-    whole = x.dtype.kind in "biu" and w.dtype.kind != "c" and cval == 0
-    if whole and (w == np.rint(w)).all() and abs(w).sum() * magnitude(x) < 2**53:
+    sums: Any = None
+    if _is_whole(x, w) and cval == 0:
         w = w.astype(np.int64)
     else:
-        x, w = (a.astype(np.result_type(a, np.float64), copy=False) for a in (x, w))
-    y = correlate(x, w, axes, pairs, border, cval)
-    if divisor != 1:
-        y = y / divisor
-    return cast(y, dtype)
+        sums = np.result_type(x, np.float64)
+        w = w.astype(np.result_type(w, np.float64), copy=False)
+    same = sums is not None and np.result_type(w, sums) == dtype and divisor == 1
+
+    def finish(y: Dense) -> Dense:
+        if divisor != 1:
+            y = np.divide(y, divisor, out=y if sums is not None else None)
+        return cast(y, dtype)
+
+    return correlate(x, w, axes, pairs, border, cval, sums, dtype, None if same else finish)
+
+
+def _is_whole(x: Dense, w: Dense) -> bool:
+    """Whether all sums are integers that float64 holds."""
+    if x.dtype.kind not in "biu" or w.dtype.kind == "c" or not (w == np.rint(w)).all():
+        return False
+    return bool(abs(w).sum() * magnitude(x) < 2**53)
 
 
 def passes_on(*arrays: Dense) -> bool:
-    return any(array.dtype.char not in _NATIVE for array in arrays)
+    return any(array.dtype.char not in NATIVE for array in arrays)
