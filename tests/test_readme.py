@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 
 import pyconv as pc
 
@@ -30,3 +31,13 @@ def test_the_example_computes_the_gradient_it_says():
     behind = loss(*(a - step * d for a, d in zip((x, w, b), direction)))
     expected = sum((g * d).sum() for g, d in zip(gradients, direction))
     assert abs((ahead - behind) / (2 * step) - expected) < 1e-4 * abs(expected)
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_the_examples_inside_other_frameworks(framework):
+    pytest.importorskip(framework, reason=f"pip install 'pyconv-engine[{framework}]'")
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    [code] = [block for block in blocks if f"pyconv.{framework}" in block]
+    names = {}
+    exec(code, names)
+    assert names["y"].shape == (8, 16, 15, 15)

@@ -121,6 +121,14 @@ def test_nothing_but_the_class_changes():
     assert type(net[0]) is nn.Conv2d
 
 
+def test_weights_keep_their_order_of_memory():
+    net = resnet().to(memory_format=torch.channels_last)
+    strides = [p.stride() for p in net.parameters()]
+    with pt.patch(net):
+        assert all(p.is_contiguous() for p in net.parameters())
+    assert [p.stride() for p in net.parameters()] == strides
+
+
 def test_copies_and_pickles_stay_patched():
     net = resnet().eval()
     x = torch.randn(2, 1, 16, 16)

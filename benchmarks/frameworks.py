@@ -1,0 +1,158 @@
+"""Time pyconv inside other frameworks against their own operations, interleaved in one process.
+
+    python benchmarks/frameworks.py [--threads 2] [--seconds 2] [torch] [jax]
+
+torch: one training step, and inference, of a ResNet of torch.nn, before and after
+pyconv.torch.patch, in both layouts. jax: jitted lax.conv_general_dilated and its gradients where
+JAX on a CPU is slow. Every pair is compared before it is timed.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+ALL = ("torch", "jax")
+
+
+def interleaved(seconds, **calls):
+    """Median seconds of each call, taken in turns after one that warms up."""
+    for call in calls.values():
+        call()
+    times = {name: [] for name in calls}
+    start, turns = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds or turns < 3:
+        turns += 1
+        for name, call in calls.items():
+            before = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - before)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def report(name, medians):
+    ours, theirs = medians.values()
+    print(f"{name:44}{ours * 1e3:10.2f} ms{theirs * 1e3:10.2f} ms{theirs / ours:8.2f}", flush=True)
+
+
+def bench_torch(seconds):
+    import copy
+
+    import torch
+    from torch import nn
+
+    import pyconv.torch
+
+    class Block(nn.Module):
+        def __init__(self, c, k, stride):
+            super().__init__()
+            self.body = nn.Sequential(
+                *(nn.Conv2d(c, k, 3, stride, 1, bias=False), nn.BatchNorm2d(k), nn.ReLU()),
+                *(nn.Conv2d(k, k, 3, 1, 1, bias=False), nn.BatchNorm2d(k)),
+            )
+            plain = stride == 1 and c == k
+            self.shortcut = nn.Identity() if plain else nn.Conv2d(c, k, 1, stride, bias=False)
+
+        def forward(self, x):
+            return (self.body(x) + self.shortcut(x)).relu()
+
+    def resnet18():
+        stem = (nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        widths = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
+        blocks = [Block(*at) for c, k, s in widths for at in ((c, k, s), (k, k, 1))]
+        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+        return nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1), *blocks, *head)
+
+    torch.manual_seed(0)
+    for form in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(4, 3, 128, 128).to(memory_format=form)
+        theirs = resnet18().to(memory_format=form)
+        ours = copy.deepcopy(theirs)
+        pyconv.torch.patch(ours)
+
+        def step(net, x=x):
+            net.zero_grad()
+            loss = nn.functional.cross_entropy(net(x), torch.arange(len(x)))
+            loss.backward()
+            return loss.item()
+
+        def inference(net, x=x):
+            with torch.inference_mode():
+                return net(x)
+
+        assert abs(step(ours) - step(theirs)) < 1e-4
+        for name, run in (("training step", step), ("inference", inference)):
+            for net in (ours, theirs):
+                net.train(run is step)
+            calls = {"ours": lambda: run(ours), "theirs": lambda: run(theirs)}  # noqa: B023
+            layout = str(form).removeprefix("torch.").removesuffix("_format")
+            report(f"torch ResNet-18 {name}, {layout}", interleaved(seconds, **calls))
+
+
+# N, C, *spatial and K, C/groups, *kernel; stride 1.
+JAX = {
+    "3x3": ((16, 64, 56, 56), (64, 64, 3, 3), {"padding": "SAME"}),
+    "depthwise 3x3": (
+        *((8, 96, 56, 56), (96, 1, 3, 3)),
+        {"padding": "SAME", "feature_group_count": 96},
+    ),
+    "grouped 3x3": (
+        *((4, 256, 28, 28), (256, 8, 3, 3)),
+        {"padding": "SAME", "feature_group_count": 32},
+    ),
+    "transposed 4x4/2": (
+        *((4, 64, 28, 28), (64, 64, 4, 4)),
+        {"padding": ((2, 2),) * 2, "lhs_dilation": (2, 2)},
+    ),
+    "transposed 3x3x3/2": (
+        *((1, 16, 8, 16, 16), (16, 16, 3, 3, 3)),
+        {"padding": ((2, 2),) * 3, "lhs_dilation": (2, 2, 2)},
+    ),
+    "1-D, 9 taps": ((8, 64, 4096), (64, 64, 9), {"padding": "SAME"}),
+}
+
+
+def bench_jax(seconds):
+    import jax
+    import numpy as np
+    from jax import lax
+
+    import pyconv.jax
+
+    rng = np.random.default_rng(0)
+    for name, (x_shape, w_shape, options) in JAX.items():
+        x, w = (jax.numpy.asarray(rng.standard_normal(s), "float32") for s in (x_shape, w_shape))
+        stride = (1,) * (x.ndim - 2)
+
+        def passes(convolve, stride=stride, options=options):
+            def forward(image, kernel):
+                return convolve(image, kernel, stride, **options)
+
+            loss = lambda *arrays: (forward(*arrays) ** 2).sum()  # noqa: E731
+            return {"forward": jax.jit(forward), "gradients": jax.jit(jax.grad(loss, (0, 1)))}
+
+        ours, theirs = passes(pyconv.jax.conv_general_dilated), passes(lax.conv_general_dilated)
+        for what in ours:
+            calls = {
+                name: lambda f=f, x=x, w=w: jax.block_until_ready(f(x, w))
+                for name, f in (("ours", ours[what]), ("theirs", theirs[what]))
+            }
+            for mine, other in zip(*(jax.tree.leaves(call()) for call in calls.values())):
+                assert np.abs(mine - other).max() <= 1e-4 * np.abs(other).max()
+            report(f"jax {name}, {what}", interleaved(seconds, **calls))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("frameworks", nargs="*", default=ALL, metavar="|".join(ALL))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=2, help="of every row")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before the frameworks are imported
+    print(f"{'':44}{'pyconv':>13}{'framework':>13}{'ratio':>8}")
+    for framework in arguments.frameworks:
+        {"torch": bench_torch, "jax": bench_jax}[framework](arguments.seconds)
+
+
+if __name__ == "__main__":
+    main()
