@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "check.h"
+#include "fft_tile.h"
 
 namespace pyconv {
 namespace {
@@ -22,7 +23,34 @@ struct Rule {
 
 using Desc = pyconv_conv_desc;
 
+// Whether tiles of an FFT take less time than the fewest products elsewhere, at the rates of one
+// Sapphire Rapids core.
+bool fft_pays(const ConvProblem& p, Pass pass, const Desc& d) {
+  if (d.strict || p.dtype != DType::f32) return false;
+  const bool gradient = pass == Pass::bwd_weight;
+  // Kept weights, or a choice that must not depend on the batch: some eight images share them.
+  const double images = d.batch_invariant ? 8 : double(p.n);
+  double cost = 0;
+  for (i64 phase = 0; phase < (gradient ? 1 : phase_count(p, pass)); ++phase) {
+    const Correlation q = correlation(p, gradient ? Pass::fwd : pass, phase);
+    const FftTile tile = fft_tile(q);
+    if (tile.points() == 0) return false;
+    cost += double(p.groups) * fft_cost(q, tile, images);
+  }
+  const double k = double(p.k_per_group()), c = double(p.c_per_group());
+  double products = images * double(p.out_pixels()) * double(p.groups) * k * c * double(p.taps());
+  if (p.stride[1] == 1 && p.stride[2] == 1 && p.filter[1] == p.filter[2]) {  // Winograd's
+    if (p.filter[2] == 3 && c >= 16 && k >= 16) products /= 4;
+    if (p.filter[2] == 5 && c >= 16 && k >= 16) products /= 2.8;
+  }
+  // Products in a ns: 75 is the peak, 45 what depthwise filters reach.
+  return cost < products / (c * k > 4 ? 75 : 45);
+}
+
 const Rule rules[] = {
+    {Algorithm::fft, fft_pays,
+     "a large filter: transformed tiles take fewer operations (31x31 over 32 channels: 98 ms "
+     "direct, 13 by FFT, 7 with weights kept)"},
     {Algorithm::direct,
      [](const ConvProblem& p, Pass, const Desc&) {
        return p.c_per_group() == 1 && p.k_per_group() <= 4;
@@ -161,7 +189,7 @@ void set_buffer_bytes(const pyconv_pool_desc& desc, pyconv_plan& plan) {
 }  // namespace
 
 const char* algorithm_name(Algorithm algorithm) {
-  static const char* const names[algorithm_count] = {"auto", "direct", "gemm", "winograd"};
+  static const char* const names[algorithm_count] = {"auto", "direct", "gemm", "winograd", "fft"};
   return names[int(algorithm)];
 }
 

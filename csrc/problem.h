@@ -28,8 +28,8 @@ enum class Layout : int { nchw, nhwc };
 enum class Pass : int { fwd, bwd_data, bwd_weight, bwd_bias, im2col, col2im };
 enum class Border : int { zeros, reflect, replicate, circular, symmetric };
 enum class Activation : int { none, relu, leaky_relu, tanh, sigmoid, gelu, silu };
-enum class Algorithm : int { automatic, direct, gemm, winograd };
-constexpr int algorithm_count = 4;
+enum class Algorithm : int { automatic, direct, gemm, winograd, fft };
+constexpr int algorithm_count = 5;
 enum class PoolKind : int { max, avg, lp, unpool };
 
 // A rule was broken; the text names the operation, the argument, the rule, the value, the shapes.

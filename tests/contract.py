@@ -4,7 +4,7 @@ With u the unit roundoff, K the number of products in an output and S = sum |x||
 output of a direct or GEMM path satisfies |error| <= gamma_{K+2} S, gamma_n = n u / (1 - n u), in
 whatever order it sums (Higham, Accuracy and Stability, 3.1), and in practice
 max |error| / S <= max(4, sqrt K) u. Algorithms that multiply transforms (Winograd, FFT) mix the
-outputs of a tile, so theirs is a bound on the whole: 4e-6 of max |y|.
+outputs of a tile, so theirs is a bound on the whole: 4e-6 of max |y|, and as many units in float64.
 """
 
 import contextlib
@@ -97,7 +97,8 @@ def assert_transformed(got, want, scale, what=""):
     """
     error = np.max(abs(got - want), initial=0)
     size = max(np.max(abs(want), initial=0), np.max(scale, initial=0) / 8)
-    assert error <= 4e-6 * size, f"{what}: max error is {error / size:.3g} of max |y|"
+    bound = 4e-6 * UNIT[got.dtype] / UNIT[np.dtype(np.float32)]
+    assert error <= bound * size, f"{what}: max error is {error / size:.3g} of max |y|"
 
 
 def assert_same_bits(got, want):

@@ -2,6 +2,7 @@
 #include "../kernels.h"
 
 #include "direct.h"
+#include "fft_conv.h"
 #include "gemm_weight.h"
 #include "pointwise.h"
 #include "pool.h"
@@ -34,6 +35,11 @@ constexpr ConvKernel winograd_kernel{
     Winograd::refuse,       Winograd::packed_bytes, Winograd::pack, Winograd::scratch_bytes,
     Winograd::shared_bytes, Winograd::run,          Winograd::packs};
 
+template <class T>
+constexpr ConvKernel fft_kernel{FftConvolution<T>::refuse,       FftConvolution<T>::packed_bytes,
+                                FftConvolution<T>::pack,         FftConvolution<T>::scratch_bytes,
+                                FftConvolution<T>::shared_bytes, FftConvolution<T>::run};
+
 }  // namespace
 
 extern const Kernels kernels_table;
@@ -41,7 +47,8 @@ const Kernels kernels_table{PYCONV_STRING(PYCONV_TARGET),
                             {{},
                              {direct_kernel<float>, direct_kernel<double>},
                              {gemm_kernel<float>, gemm_kernel<double>},
-                             {winograd_kernel, {}}},
+                             {winograd_kernel, {}},
+                             {fft_kernel<float>, fft_kernel<double>}},
                             {reshape<float>, reshape<double>},
                             {pool<float>, pool<double>},
                             {activation_backward<float>, activation_backward<double>},

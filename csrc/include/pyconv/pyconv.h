@@ -74,7 +74,8 @@ typedef enum pyconv_algorithm {
   PYCONV_AUTO = 0,
   PYCONV_DIRECT = 1,
   PYCONV_GEMM = 2,
-  PYCONV_WINOGRAD = 3 /* float32, 3x3 or 5x5, stride 1: fewer products, see winograd.h */
+  PYCONV_WINOGRAD = 3, /* float32, 3x3 or 5x5, stride 1: fewer products, see winograd.h */
+  PYCONV_FFT = 4       /* filters that fit a tile of 64x64 or a line of 4096, see fft_conv.h */
 } pyconv_algorithm;
 
 typedef enum pyconv_padding {
