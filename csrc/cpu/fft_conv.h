@@ -6,7 +6,7 @@
 //   weight gradient           rows k, columns (c, outer taps), depth tiles: tiles of dy by those of
 //   x
 //
-// A stride keeps every so manieth result, or spreads dy; dilation spreads the filter. A task
+// A stride s keeps every s-th result, or spreads dy; dilation spreads the filter. A task
 // transforms a block of columns, multiplies a block of rows by it and transforms the results back,
 // in chunks that fit its scratch: one parallel region, since beside another library's waiting
 // threads each costs milliseconds. Sums are flushed every 32 steps of the depth, wherever chunks
