@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from . import _core
 
-Array = Any  # numpy.ndarray, or any object with __dlpack__
+Array = Any  # numpy.ndarray, or any object with __dlpack__ or __array_interface__
 Dense = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
@@ -21,6 +21,10 @@ DENSE = 0x0101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _OPTIONAL = frozenset({"b", "residual", "weights"})
 _CHANNELLED = ("x", "dy", "y", "residual", "indices")  # (N, C, *spatial); the others never turn
 _DLPACK_CPU, _DLPACK_CUDA = 1, frozenset({2, 3, 13})  # CUDA, its pinned and its managed memory
+
+_NO_CUDA = (
+    "is on a CUDA device, but this build of pyconv has no CUDA module; build with -DPYCONV_CUDA=ON"
+)
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
@@ -56,7 +60,13 @@ def host_view(op: str, name: str, array: Array) -> Dense:
         raise TypeError(f"{op}: {name} is a masked array; fill it first: {name}.filled(0)")
     if isinstance(array, np.ndarray):
         return np.asarray(array)
-    if isinstance(array, type) or not hasattr(array, "__dlpack__"):
+    knows_dlpack = hasattr(array, "__dlpack__") and not isinstance(array, type)
+    if not knows_dlpack and not isinstance(array, type | np.generic):
+        if hasattr(array, "__array_interface__"):
+            return np.asarray(array)
+        if hasattr(array, "__cuda_array_interface__"):
+            raise RuntimeError(f"{op}: {name} {_NO_CUDA}")
+    if not knows_dlpack:
         what = "None" if array is None else type(array).__name__
         hint = f"; np.asarray({name}) makes one" if isinstance(array, list | np.generic) else ""
         raise TypeError(f"{op}: {name} must be an array, got {what}{hint}")
@@ -64,10 +74,7 @@ def host_view(op: str, name: str, array: Array) -> Dense:
         raise ValueError(f"{op}: {name} requires grad, which is not tracked; use {name}.detach()")
     device, _ = array.__dlpack_device__()
     if device in _DLPACK_CUDA:
-        raise RuntimeError(
-            f"{op}: {name} is on a CUDA device, but this build of pyconv has no CUDA module; "
-            "build with -DPYCONV_CUDA=ON"
-        )
+        raise RuntimeError(f"{op}: {name} {_NO_CUDA}")
     if device != _DLPACK_CPU:
         raise TypeError(f"{op}: {name} is on neither the CPU nor CUDA (DLPack device {device})")
     try:
@@ -78,7 +85,7 @@ def host_view(op: str, name: str, array: Array) -> Dense:
 
 def exporter(op: str, name: str, array: Array) -> Callable[[Dense], Array]:
     """What makes a result the same kind as `array`."""
-    if isinstance(array, np.ndarray):
+    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
         return lambda result: result
     if hasattr(array, "__array_namespace__"):
         namespace = array.__array_namespace__()
