@@ -21,7 +21,7 @@ from . import _build
 ROLES = {"fwd": ("x", "w", "y"), "bwd_data": ("y", "w", "x"), "bwd_weight": ("y", "x", "w")}
 _LETTERS = {"x": "NC", "y": "NK", "w": "KC"}
 _LAYOUTS = ("NCHW", "NHWC")
-_ALGORITHMS = ("auto", "direct", "gemm", "winograd")
+_ALGORITHMS = ("auto", "direct", "gemm", "winograd", "fft")  # as pyconv.h numbers them
 
 PRIMITIVES = {name: Primitive(f"pyconv_{name}") for name in ROLES}
 
