@@ -1,8 +1,44 @@
 """Data sets and what is done to images before a network sees them."""
 
+from pyconv.data.augment import (
+    AlternatingFlip,
+    Augmentation,
+    Batch,
+    Brightness,
+    Chain,
+    Contrast,
+    Crop,
+    Cutout,
+    Flip,
+    Mixup,
+    Shift,
+)
 from pyconv.data.dataset import Dataset, load
 from pyconv.data.folder import read_image
 from pyconv.data.idx import read_idx
-from pyconv.data.transform import Shift, Standardize, fit_size
+from pyconv.data.prefetch import prefetch
+from pyconv.data.transform import Standardize, StandardizeEach, centre, fit_size, views
 
-__all__ = ["Dataset", "Shift", "Standardize", "fit_size", "load", "read_idx", "read_image"]
+__all__ = [
+    "AlternatingFlip",
+    "Augmentation",
+    "Batch",
+    "Brightness",
+    "Chain",
+    "Contrast",
+    "Crop",
+    "Cutout",
+    "Dataset",
+    "Flip",
+    "Mixup",
+    "Shift",
+    "Standardize",
+    "StandardizeEach",
+    "centre",
+    "fit_size",
+    "load",
+    "prefetch",
+    "read_idx",
+    "read_image",
+    "views",
+]

@@ -1,8 +1,7 @@
-"""From bytes to what a network reads: size, small random changes, standardisation."""
+"""From bytes to what a network reads: size, standardisation, views for the test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Augmentation = Callable[[Array, np.random.Generator], Array]
 
 
 def fit_size(x: Array, size: tuple[int, int]) -> Array:
@@ -68,22 +66,43 @@ class Standardize:
         return (x.astype(np.float32) - mean) / std
 
 
-@dataclass(frozen=True)
-class Shift:
-    """Moves each image by up to `pixels` in each direction, at random; zeros come in.
+class StandardizeEach:
+    """(x - mean) / std of each image by itself, as float32; std is at least 1 / sqrt(pixels).
+
+    As tf.image.per_image_standardization.
 
     >>> import numpy as np
     >>> from pyconv import data
-    >>> data.Shift(1)(np.ones((5, 1, 8, 8), np.uint8), np.random.default_rng(0)).shape
-    (5, 1, 8, 8)
+    >>> data.StandardizeEach()(np.array([[[[50, 200]]]], np.uint8))
+    array([[[[-1.,  1.]]]], dtype=float32)
     """
 
-    pixels: int
+    def __call__(self, x: Array) -> Array:
+        floats = x.astype(np.float32)
+        axes = tuple(range(1, x.ndim))
+        floats -= floats.mean(axes, keepdims=True)
+        std = np.sqrt(np.square(floats).mean(axes, keepdims=True))
+        floats /= np.maximum(std, np.float32(1 / np.sqrt(max(1, x[:1].size))))
+        return floats
 
-    def __call__(self, x: Array, rng: np.random.Generator) -> Array:
-        n, _, h, w = x.shape
-        m = self.pixels
-        padded = np.pad(x, ((0, 0), (0, 0), (m, m), (m, m)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (h, w), (2, 3))
-        down, right = rng.integers(0, 2 * m + 1, (2, n))
-        return windows[np.arange(n), :, down, right]
+
+def centre(x: Array, size: tuple[int, int]) -> Array:
+    """The middle part (height, width) of images x (N, C, H, W), a view."""
+    top, left = (x.shape[2] - size[0]) // 2, (x.shape[3] - size[1]) // 2
+    return x[:, :, top : top + size[0], left : left + size[1]]
+
+
+def views(x: Array, level: int) -> list[tuple[float, Array]]:
+    """Test-time augmentation of prepared images: (weight, images) whose outputs are to be summed.
+
+    Level 0: x alone. 1: also mirrored. 2: also moved by one pixel up and left, and down and right
+    (mirror images come in), which counts one half together.
+    Source: K. Jordan, arXiv 2404.00498, section 3.5.
+    """
+    found = [(1.0, x)]
+    if level > 1:
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), "reflect")
+        found = [(0.5, x), (0.25, padded[:, :, :-2, :-2]), (0.25, padded[:, :, 2:, 2:])]
+    if level > 0:
+        found = [(w / 2, view) for w, one in found for view in (one, one[..., ::-1])]
+    return [(weight, np.ascontiguousarray(view)) for weight, view in found]

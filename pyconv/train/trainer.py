@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import numpy as np
 
 from pyconv._arrays import Array
 from pyconv._errors import FormatError
+from pyconv.data.augment import Augmentation, Batch
 from pyconv.data.dataset import Dataset
-from pyconv.data.transform import Augmentation
+from pyconv.data.prefetch import prefetch
+from pyconv.data.transform import views
 from pyconv.nn.files import read, write
 from pyconv.nn.layer import Layer, no_grad
 from pyconv.nn.losses import softmax_cross_entropy
-from pyconv.optim import Optimizer
+from pyconv.optim import Optimizer, clip_gradients
+from pyconv.train.average import Average
 from pyconv.train.callbacks import Callback
 from pyconv.train.history import History
+from pyconv.train.watch import first_not_finite
 
 Loss = Callable[[Array, Array], tuple[float, Array]]
 Examples = Dataset | tuple[Array, Array]
@@ -37,9 +42,12 @@ def scale_bytes(x: Array) -> Array:
 class Trainer:
     """Trains a network: the same seed gives the same bits, for any number of threads.
 
-    loss(outputs, targets) gives (loss, gradient of the outputs). Each batch goes through
-    augment(x, rng) in training, then through prepare(x), which makes it floating-point (by default
-    bytes are divided by 255). Callbacks are told of steps and epochs. Only device "cpu" exists.
+    loss(outputs, targets) gives (loss, gradient of the outputs). Each batch goes through `augment`
+    in training, then through prepare(x), which makes it floating-point (by default bytes are
+    divided by 255), both in a background thread. It runs in `parts` whose gradients are added,
+    which takes that much less memory. `clip` limits the gradients' norm. With an `average` the
+    network is evaluated with that. Callbacks are told of steps and epochs. Only device "cpu"
+    exists.
 
     >>> import pyconv as pc
     >>> net = pc.models.lenet5()
@@ -57,18 +65,24 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         device: str = "cpu",
         prepare: Callable[[Array], Array] = scale_bytes,
-        augment: Augmentation | None = None,
+        augment: Augmentation | Callable[[Array, np.random.Generator], Array] | None = None,
+        parts: int = 1,
+        clip: float | None = None,
+        average: Average | None = None,
     ) -> None:
         if device != "cpu":
             raise ValueError(f"Trainer: device must be 'cpu', got {device!r}")
         if batch_size < 1:
             raise ValueError(f"Trainer: batch_size must be at least 1, got {batch_size}")
+        if not 1 <= parts <= batch_size:
+            raise ValueError(f"Trainer: parts must be 1 to batch_size (={batch_size}), got {parts}")
         if seed < 0:
             raise ValueError(f"Trainer: seed must not be negative, got {seed}")
         self.net, self.optimizer, self.loss = net, optimizer, loss
         self.batch_size, self.seed = batch_size, seed
         self.callbacks = tuple(callbacks)
         self.prepare, self.augment = prepare, augment
+        self.parts, self.clip, self.average = parts, clip, average
         self.history = History()
         self.epoch = 0  # epochs finished
         self.position = 0  # steps finished within the next one
@@ -88,6 +102,8 @@ class Trainer:
         last = self.epoch + epochs
         self.net.train()
         self.net.input_gradient = False
+        if self.average is not None:
+            self.average.begin(self.net)
         for callback in self.callbacks:
             callback.on_begin(self, epochs, steps)
         try:
@@ -105,46 +121,84 @@ class Trainer:
         """Ask fit() to return after the step it is in, or the next fit() at once."""
         self.stopped = True
 
-    def evaluate(self, data: Examples) -> dict[str, float]:
-        """Mean loss over the examples, and for integer labels the accuracy (0 to 1)."""
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the network has the averaged weights, where there are any."""
+        if self.average is None or not self.average.state:
+            return nullcontext()
+        return self.average.applied(self.net)
+
+    def evaluate(self, data: Examples, level: int = 0) -> dict[str, float]:
+        """Mean loss over the examples, and for integer labels the accuracy (0 to 1).
+
+        `level` is that of `predict`.
+        """
         x, y = _arrays(data)
-        loss, hits = 0.0, 0
-        for start in range(0, len(x), self.batch_size):
-            batch = y[start : start + self.batch_size]
-            outputs = self.predict(x[start : start + self.batch_size])
-            loss += self.loss(outputs, batch)[0] * len(batch)
-            hits += _hits(outputs, batch)
+        loss, hits, start = 0.0, 0, 0
+        with self.averaged():
+            for outputs in self._outputs(x, level):
+                batch = y[start : start + len(outputs)]
+                start += len(outputs)
+                loss += self.loss(outputs, batch)[0] * len(batch)
+                hits += _hits(outputs, batch)
         found = {"loss": loss / max(1, len(x))}
         return found | {"accuracy": hits / max(1, len(x))} if _labelled(y) else found
 
-    def predict(self, x: Array) -> Array:
-        """The network's outputs (for a classifier the logits) for x, in inference mode."""
+    def predict(self, x: Array, level: int = 0) -> Array:
+        """The network's outputs (for a classifier the logits) for x, in inference mode.
+
+        `level` of test-time augmentation: see `data.views`.
+        """
+        with self.averaged():
+            return np.concatenate(list(self._outputs(x, level)))
+
+    def _outputs(self, x: Array, level: int) -> Iterator[Array]:
         training = self.net.training
         self.net.eval()
         try:
             with no_grad():
-                outputs = [
-                    self.net(self.prepare(x[start : start + self.batch_size]))
-                    for start in range(0, max(1, len(x)), self.batch_size)
-                ]
+                for start in range(0, max(1, len(x)), self.batch_size):
+                    batch = self.prepare(x[start : start + self.batch_size])
+                    first, *others = views(batch, level)
+                    outputs = self.net(first[1])
+                    if others:
+                        outputs = outputs * outputs.dtype.type(first[0])
+                    for weight, view in others:
+                        outputs += self.net(view) * outputs.dtype.type(weight)
+                    yield outputs
         finally:
             self.net.train(training)
-        return np.concatenate(outputs)
+
+    def _batches(self, x: Array, y: Array, steps: int) -> Iterator[tuple[Array, Array, Array]]:
+        """(prepared images, targets, labels) of the steps left in this epoch."""
+        order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(len(x))
+        first = self.optimizer.steps - self.position
+        for position in range(self.position, steps):
+            chosen = order[position * self.batch_size :][: self.batch_size]
+            images, labels = x[chosen], y[chosen]
+            targets = labels
+            if self.augment is not None:
+                rng = np.random.default_rng((self.seed, _AUGMENT, first + position))
+                if isinstance(self.augment, Augmentation):
+                    batch = Batch(images, labels, chosen, self.epoch, rng)
+                    batch = self.augment.on_batch(batch)
+                    images, targets = batch.x, batch.y
+                else:
+                    images = self.augment(images, rng)
+            yield self.prepare(images), targets, labels
 
     def _run_epoch(self, x: Array, y: Array, steps: int, validation: Examples | None) -> None:
         started = time.perf_counter()
-        order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(len(x))
-        while self.position < steps:
-            chosen = order[self.position * self.batch_size :][: self.batch_size]
-            loss, hits = self._step(x[chosen], y[chosen])
-            self.position += 1
-            self._totals[0] += loss * len(chosen)
-            self._totals[1] += hits
-            for callback in self.callbacks:
-                callback.on_step(self, loss)
-            if self.stopped and self.position < steps:
-                self._totals[2] += time.perf_counter() - started
-                return
+        with closing(prefetch(self._batches(x, y, steps))) as batches:
+            for images, targets, labels in batches:
+                loss, hits = self._step(images, targets, labels)
+                self.position += 1
+                self._totals[0] += loss * len(labels)
+                self._totals[1] += hits
+                for callback in self.callbacks:
+                    callback.on_step(self, loss)
+                if self.stopped and self.position < steps:
+                    self._totals[2] += time.perf_counter() - started
+                    return
         row = {"epoch": self.epoch + 1, "steps": self.optimizer.steps, "lr": self.optimizer.lr}
         row["loss"] = self._totals[0] / len(x)
         if _labelled(y):
@@ -157,27 +211,47 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_epoch(self, row)
 
-    def _step(self, x: Array, y: Array) -> tuple[float, int]:
-        steps = self.optimizer.steps
-        if self.augment is not None:
-            x = self.augment(x, np.random.default_rng((self.seed, _AUGMENT, steps)))
-        self.net.reseed(self.seed, _LAYERS, steps)
-        outputs = self.net(self.prepare(x))
-        loss, gradient = self.loss(outputs, y)
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"loss is {loss} in epoch {self.epoch + 1}, step {steps + 1}, batch "
-                f"{self.position + 1}; a smaller learning rate (now {self.optimizer.lr:g}) may help"
-            )
+    def _step(self, x: Array, targets: Array, labels: Array) -> tuple[float, int]:
+        steps, total, hits = self.optimizer.steps, 0.0, 0
         self.optimizer.zero_grad()
-        self.net.backward(gradient)
+        for part in range(self.parts):
+            chosen = slice(len(x) * part // self.parts, len(x) * (part + 1) // self.parts)
+            some = x[chosen]
+            if not len(some):
+                continue
+            seed = (self.seed, _LAYERS, steps, part)[: 3 if self.parts == 1 else 4]
+            self.net.reseed(*seed)
+            outputs = self.net(some)
+            loss, gradient = self.loss(outputs, targets[chosen])
+            if not math.isfinite(loss):
+                self.net.reseed(*seed)
+                self._refuse(f"loss is {loss}", first_not_finite(self.net, some))
+            share = len(some) / len(x)
+            self.net.backward(gradient if share == 1 else _scaled(gradient, share))
+            total += loss * share
+            hits += _hits(outputs, labels[chosen])
+        if self.clip is not None:
+            norm = clip_gradients(self.optimizer.parameters, self.clip)
+            if not math.isfinite(norm):
+                self._refuse(f"the gradients' norm is {norm}", _not_finite_gradient(self.net))
         self.optimizer.step()
-        return loss, _hits(outputs, y)
+        if self.average is not None:
+            self.average.update(self.net, self.optimizer.steps)
+        return total, hits
+
+    def _refuse(self, what: str, where: str) -> None:
+        raise FloatingPointError(
+            f"{what} in epoch {self.epoch + 1}, step {self.optimizer.steps + 1}, batch "
+            f"{self.position + 1}; not finite first: {where}; no weight was changed; a smaller "
+            f"learning rate (now {self.optimizer.lr:g}) may help"
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that fit() needs to go on with the same bits, replacing `path` all at once."""
         tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         tensors |= {f"optimizer.{n}": value for n, value in self.optimizer.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{n}": value for n, value in self.average.state.items()}
         write(
             path,
             tensors,
@@ -215,6 +289,8 @@ class Trainer:
             raise FormatError(f"{os.fspath(path)}: not a training state ({error!r})") from error
         self.net.load_state_dict(_below("net.", tensors))
         self.optimizer.load_state_dict(_below("optimizer.", tensors))
+        if self.average is not None:
+            self.average.state = _below("average.", tensors)
         self.epoch, self.position = progress
         self._totals, self.history = totals, history
 
@@ -223,6 +299,9 @@ class Trainer:
             "optimizer": type(self.optimizer).__name__,
             "seed": self.seed,
             "batch_size": self.batch_size,
+            "parts": self.parts,
+            "clip": self.clip,
+            "average": repr(self.average),
         }
 
 
@@ -244,3 +323,17 @@ def _labelled(y: Array) -> bool:
 def _hits(outputs: Array, y: Array) -> int:
     """How many rows of the outputs are largest at their label."""
     return int((outputs.argmax(1) == y).sum()) if _labelled(y) else 0
+
+
+def _scaled(gradient: Any, share: float) -> Any:
+    if isinstance(gradient, tuple):  # of a network with several outputs
+        return tuple(_scaled(one, share) for one in gradient)
+    return None if gradient is None else gradient * gradient.dtype.type(share)
+
+
+def _not_finite_gradient(net: Layer) -> str:
+    """The gradient that comes first on the way back, that is of the last parameter."""
+    for name, parameter in reversed(net.parameters().items()):
+        if parameter.grad is not None and not np.isfinite(parameter.grad).all():
+            return f"the gradient of {name}"
+    return "the sum of squares, which overflows"
