@@ -40,6 +40,10 @@ struct Epilogue {
         store_first(to, finish(load_first(sums + i, some), added, more), some);
         continue;
       }
+      if (step == 2 && !beside) {  // a phase of an input gradient
+        store_even(to, finish(load_first(sums + i, some), added, Vec<T>{}), some);
+        continue;
+      }
       T other[lanes<T>] = {}, result[lanes<T>];
       for (int e = 0; beside && e < some; ++e) other[e] = beside[e * step];
       store(result, finish(load_first(sums + i, some), added, load(other)));
