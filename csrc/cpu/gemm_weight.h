@@ -7,7 +7,6 @@
 // transposed, the smaller one.
 #pragma once
 #include "gemm.h"
-#include "transpose.h"
 
 namespace pyconv::PYCONV_TARGET {
 
@@ -18,6 +17,17 @@ PYCONV_INLINE Correlation gradient_columns(Correlation q) {
   q.source_channels = q.result_channels;
   q.border = Border::zeros;
   return q;
+}
+
+// Asks for channels of pixels that lie one after the other in memory.
+template <class T>
+PYCONV_INLINE void prefetch_pixels(const Correlation& q, const T* from, i64 channels, i64 first,
+                                   i64 last) {
+  const AxisMap& W = q.axis[2];
+  if (q.taps() > 1 || W.count != q.image_pixels() || W.count != W.source_size) return;
+  for (i64 pixel = first; pixel < last; ++pixel)
+    for (i64 c = 0; c < channels; c += 64 / i64(sizeof(T)))
+      __builtin_prefetch(from + pixel * q.source.axis[2] + c, 0, 2);
 }
 
 // Tasks are (group, rows, vectors, part of the pixels). The number of parts is fixed by the
@@ -110,8 +120,8 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
         for (i64 v = 0; v < vectors.size; v += lanes<T>) {
           const i64 some = min_of<i64>(lanes<T>, vectors.size - v);
           gather(along_results, vector0 + v, vector0 + v + some, lines, blocks.line_pitch);
-          transpose_padded(lines, blocks.line_pitch, int(some), steps, right + v,
-                           blocks.vector_pitch);
+          transpose_rows(lines, blocks.line_pitch, int(some), steps, right + v, blocks.vector_pitch,
+                         lanes<T>);
         }
       for (i64 j = 0; j < vectors.panels(); ++j)
         for (i64 i = 0; i < rows.panels(); ++i) {
@@ -125,6 +135,14 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
                       {from, 0, 1, 0, channels_last ? blocks.row_pitch : 1},
                       {right + j * vectors.width, blocks.vector_pitch},
                       {pixel0 > first ? tile : nullptr, tile, stored});
+          // What only one or two tasks read comes from memory: the next block of it, spread over
+          // the tiles, gains 3 to 12 % at 56 x 56 x (64 to 256); with more readers it loses 4 to 6.
+          if (!channels_last || blocks.row_blocks * blocks.vector_blocks > 2) continue;
+          const i64 tiles = rows.panels() * vectors.panels(), ready = j * rows.panels() + i;
+          const i64 p0 = pixel0 + steps + steps * ready / tiles;
+          const i64 p1 = min_of(last, pixel0 + steps + steps * (ready + 1) / tiles);
+          prefetch_pixels(blocks.gradient, of_gradient.source + row0, rows.size, p0, p1);
+          prefetch_pixels(blocks.columns, of_columns.source + vector0, vectors.size, p0, p1);
         }
     }
     if (first >= last)  // an empty batch
