@@ -85,7 +85,7 @@ struct WinogradPhase {
 
   static i64 scratch_elements(const Correlation& q) {
     const WinogradBlocks blocks(q, M);
-    const i64 u_slab = alpha * alpha * winograd_rows * winograd_slab;
+    const i64 u_slab = alpha * alpha * (winograd_rows * winograd_slab + winograd_pad);
     const i64 multiply =
         blocks.sums_elements() + max_of(blocks.unpacked ? u_slab : 0, winograd_rows * image_row);
     const i64 input = SourceTiles<R>::scratch_elements;
@@ -99,12 +99,17 @@ struct WinogradPhase {
     const int count = int(min_of<i64>(width, columns.size - tile));
     const float* from = source + group * q.source_channels * q.source.c;
     const i64 deep = q.axis[0].taps;
-    float* to = v + panel * columns.width * blocks.depth + tile % columns.width;
     for (i64 jd = 0; jd < deep; ++jd) {
       SourceTiles<R> tiles(q, blocks.high, blocks.wide, block0 + tile, count, jd, scratch);
       for (i64 c = c0; c < c1; c += tiles.copy_channels)
-        tiles.transform(from, c, min_of(c1 - c, tiles.copy_channels), to + (c * deep + jd) * stored,
-                        blocks.v_step(columns.total()), deep * stored);
+        tiles.transform(from, c, min_of(c1 - c, tiles.copy_channels),
+                        blocks.v_step(columns.total()), [&](i64 channel) {
+                          const i64 k = channel * deep + jd, inside = k % winograd_flush;
+                          const i64 steps = min_of(winograd_flush, blocks.depth - k + inside);
+                          return v + (k - inside) * columns.total() +
+                                 panel * columns.width * steps + inside * stored +
+                                 tile % columns.width;
+                        });
     }
   }
 
@@ -116,28 +121,28 @@ struct WinogradPhase {
     const Side rows = row_side<float>(min_of(winograd_rows, q.result_channels - row0));
     const Side columns = column_side<float>(min_of(blocks.part, stored.size - tile0));
     const float* filters = w + group * q.weight_group;
-    const float* right = v + tile0 * depth;
     const i64 v_step = blocks.v_step(stored.total());
     const i64 sums_step =
         rows.panels() * columns.panels() * tile_rows * tile_columns<float> + winograd_pad;
     float *sums = scratch, *slab = sums + blocks.sums_elements();
     const i64 slab_depth = u ? depth : winograd_slab;
     for (i64 k0 = 0; k0 < depth; k0 += slab_depth) {
-      const i64 k1 = min_of(depth, k0 + slab_depth), u_step = rows.size * (k1 - k0);
+      const i64 k1 = min_of(depth, k0 + slab_depth), u_step = rows.size * (k1 - k0) + winograd_pad;
       const float* left = slab;
       if (u)
-        left = u + alpha * alpha * depth * (group * q.result_channels + row0);
+        left = u + winograd_u_offset(q, group, row0);
       else
         transform_filters<R>(q, filters, row0, rows.size, k0, k1, slab, u_step);
       for (i64 xi = 0; xi < alpha * alpha; ++xi)
         for (i64 k = k0; k < k1; k += winograd_flush) {
           const i64 steps = min_of(winograd_flush, k1 - k);
           const float* weights = left + xi * u_step + (k - k0) * rows.size;
+          const float* right = v + xi * v_step + k * stored.total() + tile0 * steps;
           if (u)  // the next ones, on their way from an outer cache
             for (i64 i = 0; i < rows.size * steps; i += 16)
               __builtin_prefetch(weights + rows.size * steps + i);
-          multiply_block<float>(rows, columns, steps, {weights, steps, 0},
-                                {right + xi * v_step, depth, k}, sums + xi * sums_step, k > 0);
+          multiply_block<float>(rows, columns, steps, {weights, steps, 0}, {right, steps, 0},
+                                sums + xi * sums_step, k > 0);
         }
     }
     for (i64 t = 0; t < columns.size; t += width)

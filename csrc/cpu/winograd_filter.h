@@ -19,6 +19,14 @@ constexpr i64 winograd_pad = 16;  // keeps the 36 parts of U, V and sums out of 
 constexpr int filter_panels = lanes<float> / tile_rows > 1 ? lanes<float> / tile_rows : 1;
 constexpr int filter_rows = lanes<float> < tile_rows ? lanes<float> : filter_panels * tile_rows;
 
+// Where U of result channels from row0 on, a multiple of winograd_rows, begins: blocks of
+// winograd_rows channels, each as 36 parts.
+PYCONV_INLINE i64 winograd_u_offset(const Correlation& q, i64 group, i64 row0) {
+  const i64 depth = q.source_channels * q.axis[0].taps;
+  const i64 before = group * ceil_div(q.result_channels, winograd_rows) + row0 / winograd_rows;
+  return alpha * alpha * (depth * (group * q.result_channels + row0) + before * winograd_pad);
+}
+
 // Rows [row, row + some) of step k of packed panels of that depth, for all 36 parts.
 PYCONV_INLINE void store_rows(const float (&parts)[alpha * alpha][lanes<float>], i64 row, int some,
                               const Side& rows, i64 depth, i64 k, float* to, i64 xi_step) {

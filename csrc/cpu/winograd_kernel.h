@@ -5,11 +5,6 @@
 
 namespace pyconv::PYCONV_TARGET {
 
-// U of a phase.
-PYCONV_INLINE i64 winograd_u_elements(const Correlation& q) {
-  return alpha * alpha * q.groups * q.result_channels * q.source_channels * q.axis[0].taps;
-}
-
 // body(correlation) for every phase (of the D axis).
 template <class Body>
 PYCONV_INLINE void each_phase(const ConvProblem& p, Pass pass, Body&& body) {
@@ -46,7 +41,8 @@ struct WinogradTiling {
   static std::size_t packed_bytes(const ConvProblem& p, Pass pass) {
     if (pass == Pass::bwd_weight) return 0;
     i64 elements = p.k * p.c_per_group() * p.taps();
-    each_phase(p, pass, [&](const Correlation& q) { elements += winograd_u_elements(q); });
+    each_phase(p, pass,
+               [&](const Correlation& q) { elements += winograd_u_offset(q, q.groups, 0); });
     return std::size_t(elements) * sizeof(float);
   }
 
@@ -70,10 +66,9 @@ struct WinogradTiling {
         const i64 rows = min_of(winograd_rows, q.result_channels - row0);
         transform_filters<R>(
             q, w + group * q.weight_group, row0, rows, k0, min_of(depth, k0 + winograd_flush),
-            u + alpha * alpha * depth * (group * q.result_channels + row0) + k0 * rows,
-            rows * depth);
+            u + winograd_u_offset(q, group, row0) + k0 * rows, rows * depth + winograd_pad);
       });
-      u += winograd_u_elements(q);
+      u += winograd_u_offset(q, q.groups, 0);
     });
     __builtin_memcpy(u, w, std::size_t(p.k * p.c_per_group() * p.taps()) * sizeof(float));
   }
@@ -95,7 +90,7 @@ struct WinogradTiling {
     if (u) w = u + packed_bytes(p, pass) / sizeof(float) - p.k * p.c_per_group() * p.taps();
     for_each_phase<float>(p, pass, b, [&](const Correlation& q) {
       WinogradPhase<R>{p, q, WinogradBlocks(q, M), static_cast<const float*>(b.a), u, w, b}.run();
-      if (u) u += winograd_u_elements(q);
+      if (u) u += winograd_u_offset(q, q.groups, 0);
     });
     if (pass == Pass::bwd_data)
       add_border_gradients(p, static_cast<const float*>(b.a), w, static_cast<float*>(b.out),

@@ -165,25 +165,26 @@ struct SourceTiles {
     }
   }
 
-  // Channels [c, c + channels), at most copy_channels of them: part xi of V of channel c + k goes
-  // to v[xi * xi_step + k * step].
-  PYCONV_INLINE void transform(const float* source, i64 c, i64 channels, float* v, i64 xi_step,
-                               i64 step) {
+  // Channels [c, c + channels), at most copy_channels of them: part xi of V of channel k goes to
+  // place(k) + xi * xi_step.
+  template <class Place>
+  PYCONV_INLINE void transform(const float* source, i64 c, i64 channels, i64 xi_step,
+                               Place&& place) {
     if (copied) copy_planes(source, c, channels);
     const i64 plane = copied ? copy_plane : q.source.c;
     const float* base = copied ? copy : source + c * plane;
     for (i64 k = 0; k < channels; ++k) {
       const float* rows[width][alpha];
-      const float* place = base + k * plane;
+      const float* at = base + k * plane;
       for (int s = 0; s < tiles.segment_count; ++s)
         for (int i = 0; i < alpha; ++i) {
-          rows[s][i] = offset[s][i] == outside ? zeros : copied ? place : place + offset[s][i];
-          if (copied) place += columns[s];
+          rows[s][i] = offset[s][i] == outside ? zeros : copied ? at : at + offset[s][i];
+          if (copied) at += columns[s];
         }
       // Two channels ahead: about 300 cycles, an L3 cache's latency.
       const std::size_t ahead =
           copied || c + k + 2 >= q.source_channels ? 0 : std::size_t(plane) * 2 * sizeof(float);
-      transform_channel(rows, ahead, v + k * step, xi_step);
+      transform_channel(rows, ahead, place(c + k), xi_step);
     }
   }
 
