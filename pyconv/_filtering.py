@@ -218,6 +218,7 @@ def _first_axis_by_taps(
 def grouped(x: Dense, w: Dense, padding: Pairs, border: str = "zeros") -> Dense:
     """x (N, G, *spatial) by the filters w (G, K, *kernel) of each group -> (N, G, K, *out)."""
     conv = _CONV[x.ndim - 2]
+    padding = tuple(padding)  # which the kept plans take as it is
     split, matrix, join = _arithmetic(x, w)
     groups, filters = w.shape[:2]
     parts = split(x)  # (N, G, parts, *spatial)
@@ -229,7 +230,7 @@ def grouped(x: Dense, w: Dense, padding: Pairs, border: str = "zeros") -> Dense:
             parts.reshape(len(x), groups * ins, *x.shape[2:]),
             rows.reshape(groups * filters * outs, ins, *w.shape[2:]),
             groups=groups,
-            padding=list(padding),
+            padding=padding,
             padding_mode=border,
         )
     return join(y.reshape(len(x), groups, filters, outs, *y.shape[2:]))

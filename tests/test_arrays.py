@@ -50,7 +50,8 @@ def test_array_interface():
 
 def test_cuda_array_interface_is_refused_clearly():
     class OnGpu:
-        __cuda_array_interface__ = {"shape": (1, 1, 3, 3), "typestr": "<f4", "version": 3}  # noqa: RUF012
+        def __init__(self):
+            self.__cuda_array_interface__ = {"shape": (1, 1, 3, 3), "typestr": "<f4", "version": 3}
 
     with pytest.raises(RuntimeError, match="CUDA"):
         pc.conv2d(OnGpu(), W)

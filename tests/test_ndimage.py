@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from pyconv import ndimage
+from pyconv import _filtering, ndimage
 
 theirs = pytest.importorskip("scipy.ndimage", reason="pip install 'pyconv-engine[test]'")
 
@@ -67,6 +67,26 @@ def test_axes_not_filtered_are_a_batch(axes):
     same("gaussian_filter", x, 0.8, axes=axes)
     same("uniform_filter", x, 3, axes=axes)
     same("maximum_filter", x, 3, axes=axes)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_blocks_of_lines(mode, monkeypatch):
+    """What a large image goes through: blocks that begin and end within it."""
+    monkeypatch.setattr(_filtering, "_BLOCK", 24)
+    for shape, size, axes in [
+        ((13, 11), (3, 4), (0, 1)),
+        ((13, 11), (29, 2), (0, 1)),
+        ((9, 5, 7), (3, 2), (0, 2)),
+        ((9, 5, 7), (3,), (1,)),
+        ((6, 2, 3), (5, 1), (1, 2)),
+        ((50,), (7,), (0,)),
+    ]:
+        for dtype in ("u1", "i8", "f4", "f8", "F"):
+            x = image(shape, dtype)
+            for w in (image(size, "i8", 1) - 50, image(size, "f8", 2)):
+                output = "c8" if dtype == "F" else "f4"
+                same("correlate", x, w, output, mode, 2, axes=axes)
+        same("uniform_filter", image(shape, "u1"), size, mode=mode, axes=axes)
 
 
 def test_five_filtered_axes():

@@ -19,7 +19,7 @@ from ._arguments import (
 
 
 def _check_weights(x: Dense, w: Dense, cval: Any) -> Dense:
-    if np.iscomplexobj(cval) and x.dtype.kind != "c":
+    if not isinstance(cval, int | float) and np.iscomplexobj(cval) and x.dtype.kind != "c":
         raise ValueError("Cannot provide a complex-valued cval when the input is real.")
     return w if w.dtype.kind == "c" else w.astype(np.float64, copy=False)
 
