@@ -106,6 +106,10 @@ void choose(const ConvProblem& p, Pass pass, const pyconv_conv_desc& desc, pycon
                           : kernel.refuse ? kernel.refuse(p, pass)
                                           : nullptr;
     if (refused && !by_name) continue;
+    // Transformed weights beyond 32 MB (256 to 256 channels of 11x11: 285) are too much to carry.
+    if (!by_name && rule.algorithm == Algorithm::fft &&
+        kernel.packed_bytes(p, pass) > std::size_t(32 << 20))
+      continue;
     if (refused)
       check.fail(std::string("algorithm \"") + algorithm_name(forced) + "\" cannot serve: " +
                  refused + "; x is " + shape_text(desc.x) + ", w is " + shape_text(desc.w));

@@ -18,7 +18,7 @@ namespace pyconv::PYCONV_TARGET {
 
 constexpr i64 winograd_tiles = 48;         // of a task's own block: one full column tile on AVX-512
 constexpr i64 winograd_sums_tiles = 288;   // of a task where V is shared: sums of 1.3 MB in an L2
-constexpr i64 winograd_shared = 16 << 20;  // bytes of a shared V
+constexpr i64 winograd_shared = 12 << 20;  // bytes of a shared V
 constexpr i64 winograd_slab = 64;  // channels whose weights are transformed between products
 
 // How a pass over one phase is cut into tasks. A reduction row is a (source channel, tap of D)

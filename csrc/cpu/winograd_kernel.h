@@ -78,8 +78,7 @@ struct WinogradTiling {
       if (p.filter[a] != R) return "the filter is neither 3x3 nor 5x5";
       if (p.stride[a] != 1 || p.dilation[a] != 1) return "stride and dilation must be 1";
     }
-    const std::size_t shared = (pass == Pass::bwd_weight ? 33 : 17) << 20;
-    if (scratch_bytes(p, pass) > 16 << 20 || shared_bytes(p, pass) > shared)
+    if (scratch_bytes(p, pass) + shared_bytes(p, pass) > 16 << 20)
       return "it would need over 16 MB a thread";
     return nullptr;
   }

@@ -18,7 +18,7 @@ struct WinogradWeight {
   static constexpr int M = alpha + 1 - R, width = lanes<float>;
   static constexpr i64 task_tiles = width;  // transformed at a time: 25 KB of pixels
   static constexpr i64 task_rows = 8 * tile_rows;
-  static constexpr i64 most_bytes = 16 << 20;  // of the transformed tiles, and of the sums
+  static constexpr i64 most_bytes = 7 << 20;  // of the transformed tiles, and of the sums
 
   const ConvProblem& p;
   const Correlation q;
