@@ -1,15 +1,21 @@
 """Data sets and their file formats, good and hostile, and what is done to images."""
 
 import gzip
+import hashlib
+import io
 import os
+import pickle
 import struct
+import tarfile
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
 
 import pyconv as pc
 from pyconv import data
+from pyconv.data.download import SOURCES, File
 
 
 def idx(array, *, kind=8, shape=None):
@@ -213,6 +219,187 @@ def test_names_and_splits_are_checked():
         data.Dataset(np.zeros((2, 1, 1, 1)), np.zeros(1), ("a",))
 
 
+def pickled(labels, key=b"labels", shape=None, content=None):
+    """A batch, its array pickled as NumPy does."""
+    x = np.arange(len(labels) * 3072, dtype=np.uint8).reshape(-1, 3072)
+
+    class Made:
+        def __reduce__(self):
+            state = (1, shape or x.shape, "u1", False, x.tobytes() if content is None else content)
+            return np.ndarray, (0,), state
+
+    return x, pickle.dumps({b"data": Made(), key: labels}, protocol=3)
+
+
+def test_cifar100_in_both_layouts(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 20, (3, 3074), np.uint8)
+    rows[:, 1] = [99, 0, 50]
+    (tmp_path / "train.bin").write_bytes(rows.tobytes())
+    train = data.load("cifar100", "train", tmp_path)
+    assert [train.classes[label] for label in train.y] == ["worm", "apple", "mouse"]
+    np.testing.assert_array_equal(train.x.reshape(3, -1), rows[:, 2:])
+    x, content = pickled([5, 99], b"fine_labels")
+    (tmp_path / "cifar-100-python").mkdir()
+    (tmp_path / "cifar-100-python" / "test").write_bytes(content)
+    test = data.load("cifar100", "test", tmp_path)
+    assert test.y.tolist() == [5, 99]
+    np.testing.assert_array_equal(test.x.reshape(2, -1), x)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch hacked",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x80\x02",
+        pickle.dumps(Evil()),
+        pickle.dumps({b"labels": [1], b"data": Evil()}),
+        pickle.dumps({b"labels": [1], b"data": b"x" * 3072}),
+        pickled([1], shape=(2**40, 3072))[1],
+        pickled([1], content=b"short")[1],
+        pickled(["one"])[1],
+        pickled([10])[1],
+        pickled([1])[1][:-40],
+        b"\x80\x02N" + b"r\xff\xff\xff\xff.",  # a memo of 2**32 places
+    ],
+)
+def test_pickles_of_anything_else_are_refused_and_never_run(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test_batch").write_bytes(content)
+    with pytest.raises(pc.FormatError, match="test_batch"):
+        data.load("cifar10", "test", tmp_path)
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_npz(tmp_path):
+    path = tmp_path / "data.npz"
+    x = np.random.default_rng(0).integers(0, 256, (10, 5, 4, 3), np.uint8)
+    np.savez_compressed(path, x_train=x, y_train=np.arange(10)[:, None], x_test=x[:2, ..., 0],
+                        y_test=np.array([1, 0]))  # fmt: skip
+    train, test = (data.load(f"npz:{path}", split) for split in ("train", "test"))
+    np.testing.assert_array_equal(train.x, x.transpose(0, 3, 1, 2))
+    assert train.y.tolist() == list(range(10))
+    assert len(train.classes) == 10
+    assert test.x.shape == (2, 1, 5, 4)
+    np.savez(path, x=x, y=np.arange(10) % 2)
+    assert len(data.load(f"npz:{path}", "test")) == 2
+    huge = np.lib.format.header_data_from_array_1_0(x) | {"shape": (2**40, 5, 4, 3)}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, huge)
+    for member, text in (
+        (header.getvalue() + bytes(100), "claims"),
+        (b"no array", "not such an archive"),
+    ):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", member)
+        with pytest.raises(pc.FormatError, match=text):
+            data.load(f"npz:{path}")
+    for arrays in ({"x": x}, {"x": x / 255, "y": np.arange(10)}, {"x": x, "y": np.arange(9)},
+                   {"x": np.array([{}]), "y": np.arange(1)}):  # fmt: skip
+        np.savez(path, **arrays)
+        with pytest.raises(pc.FormatError):
+            data.load(f"npz:{path}")
+    path.write_bytes(b"PK")
+    with pytest.raises(pc.FormatError):
+        data.load(f"npz:{path}")
+
+
+def test_tar_shards_are_read_where_they_lie(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 6, 5, 3), np.uint8)
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as archive:
+            for i in range(shard, 12, 2):
+                file = io.BytesIO()
+                image.fromarray(pixels[i]).save(file, "png")
+                split = "test" if i > 9 else "train"
+                member = tarfile.TarInfo(f"./set/{split}/{'ab'[i % 3 > 0]}/{i:02d}.png")
+                member.size = file.tell()
+                file.seek(0)
+                archive.addfile(member, file)
+    train, test = (data.load(f"tar:{tmp_path}", split) for split in ("train", "test"))
+    order = [*range(0, 10, 2), *range(1, 10, 2)]
+    assert train.x.shape == (10, 3, 6, 5)
+    assert train.y.tolist() == [int(i % 3 > 0) for i in order]
+    expected = pixels[order].transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(train.x[:], expected)
+    np.testing.assert_array_equal(train.x[np.array([7, 0, 3])], expected[[7, 0, 3]])
+    np.testing.assert_array_equal(train.x[4], expected[4])
+    np.testing.assert_array_equal(train.x.mapped(lambda x: x[..., 1:])[2:4], expected[2:4, ..., 1:])
+    assert len(test) == 2
+    assert data.Standardize.of(train.x) == data.Standardize.of(expected)
+    with tarfile.open(tmp_path / "packed.tar", "w:gz") as archive:
+        archive.add(tmp_path / "0.tar", "a/0.png")
+    with pytest.raises(pc.FormatError, match="not an uncompressed tar"):
+        data.load(f"tar:{tmp_path / 'packed.tar'}")
+    with tarfile.open(tmp_path / "bad.tar", "w") as archive:
+        archive.add(tmp_path / "0.tar", "a/0.png")
+    with pytest.raises(pc.FormatError, match=r"bad\.tar: byte \d+: not a readable image"):
+        data.load(f"tar:{tmp_path / 'bad.tar'}", "train")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(FileNotFoundError, match="no images"):
+        data.load(f"tar:{empty}")
+
+
+def test_shards_are_the_whole():
+    train = data.load("digits")
+    shards = [train.shard(i, 3) for i in range(3)]
+    assert sum(map(len, shards)) == len(train)
+    np.testing.assert_array_equal(shards[1].x, train.x[1::3])
+    with pytest.raises(ValueError, match="index must be in 0"):
+        train.shard(3, 3)
+
+
+# Downloads
+
+
+def served(tmp_path, monkeypatch, name, files):
+    """Publish files at file: addresses, with their digests."""
+    published = []
+    for file, content in files.items():
+        (tmp_path / file).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        published.append(File(f"{tmp_path.as_uri()}/{file}", digest, "there"))
+    monkeypatch.setitem(SOURCES, name, published)
+
+
+def test_downloads_are_checked_and_unpacked(tmp_path, monkeypatch, capsys):
+    rows = np.zeros((2, 3074), np.uint8)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name in ("cifar-100-binary/train.bin", "../../test.bin", "../evil", "/etc/evil"):
+            member = tarfile.TarInfo(name)
+            member.size = rows.nbytes
+            archive.addfile(member, io.BytesIO(rows.tobytes()))
+    (tmp_path / "site").mkdir()
+    target = tmp_path / "target"
+    served(tmp_path / "site", monkeypatch, "cifar100", {"c.tar.gz": packed.getvalue()})
+    data.download("cifar100", target)
+    assert sorted(p.name for p in (target / "there").iterdir()) == ["test.bin", "train.bin"]
+    (tmp_path / "site" / "c.tar.gz").write_bytes(packed.getvalue() + b"x")
+    with pytest.raises(pc.FormatError, match="not the published file"):
+        data.download("cifar100", tmp_path / "other")
+    assert not list((tmp_path / "other" / "there").iterdir())
+
+
+def test_without_a_network_the_way_out_is_told(tmp_path, monkeypatch):
+    absent = File("http://127.0.0.1:9/cifar.tar.gz", "0" * 64, "there")
+    monkeypatch.setitem(SOURCES, "cifar10", [absent])
+    with pytest.raises(ConnectionError, match="where there is no network, put that file"):
+        data.load("cifar10", data_dir=tmp_path, fetch=True)
+    monkeypatch.delenv("PYCONV_DATA", raising=False)
+    with pytest.raises(ValueError, match="no directory"):
+        data.download("mnist")
+    with pytest.raises(ValueError, match="name must be one of mnist"):
+        data.download("imagenet", tmp_path)
+
+
 # Transforms
 
 
@@ -246,3 +433,115 @@ def test_shift_moves_each_image_as_a_whole():
     places = {tuple(np.argwhere(image[1] == 9)[0]) for image in moved}
     assert places == {(i, j) for i in range(1, 6) for j in range(1, 6)}
     np.testing.assert_array_equal(moved[:, 0] * 9, moved[:, 1] * 7)
+
+
+# Augmentation
+
+
+PIXELS = np.random.default_rng(5).integers(0, 256, (40, 3, 9, 8), np.uint8)
+
+
+def generator():
+    return np.random.default_rng(3)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        data.Shift(2, "reflect"),
+        data.Crop((5, 6)),
+        data.Flip(),
+        data.Cutout(3, (1.0, 2.0, 3.0)),
+        data.Brightness(20),
+        data.Contrast(0.5, 1.5),
+    ],
+    ids=lambda a: type(a).__name__,
+)
+def test_augmentations_keep_bytes_and_repeat_themselves(augmentation):
+    found = augmentation(PIXELS, generator())
+    assert found.dtype == np.uint8
+    assert found.shape[:2] == PIXELS.shape[:2]
+    np.testing.assert_array_equal(found, augmentation(PIXELS, generator()))
+    assert not np.array_equal(found, augmentation(PIXELS, np.random.default_rng(4)))
+
+
+def test_reflected_shifts_and_crops_are_parts_of_their_images():
+    padded = np.pad(PIXELS, ((0, 0), (0, 0), (2, 2), (2, 2)), "reflect")
+    for source, augmentation in ((padded, data.Shift(2, "reflect")), (PIXELS, data.Crop((5, 6)))):
+        found = augmentation(PIXELS, generator())
+        h, w = found.shape[2:]
+        for image, part in zip(source, found, strict=True):
+            places = [
+                (i, j)
+                for i in range(image.shape[1] - h + 1)
+                for j in range(image.shape[2] - w + 1)
+                if np.array_equal(image[:, i : i + h, j : j + w], part)
+            ]
+            assert places
+    with pytest.raises(ValueError, match="no part of 10x3"):
+        data.Crop((10, 3))(PIXELS, generator())
+
+
+def test_alternating_flip_shows_each_image_both_ways():
+    index = np.random.default_rng(0).permutation(40)
+
+    def flipped(epoch, order):
+        batch = data.Batch(PIXELS[order], index, index[order], epoch, generator())
+        x = data.AlternatingFlip(7).on_batch(batch).x
+        return (x != PIXELS[order]).any((1, 2, 3))
+
+    first, second = flipped(0, np.arange(40)), flipped(1, np.arange(40))
+    assert 8 < first.sum() < 32
+    np.testing.assert_array_equal(first, ~second)
+    np.testing.assert_array_equal(first, flipped(2, np.arange(40)))
+    np.testing.assert_array_equal(first[::-1], flipped(0, np.arange(40)[::-1]))
+
+
+def test_cutout_covers_one_square():
+    found = data.Cutout(3, (1.0, 2.0, 3.0))(PIXELS, generator())
+    for image, cut in zip(PIXELS, found, strict=True):
+        rows, columns = np.nonzero((image != cut).any(0))
+        assert np.ptp(rows) < 3
+        assert np.ptp(columns) < 3
+        for c in range(3):
+            assert set(cut[c][image[c] != cut[c]]) <= {c + 1}
+
+
+def test_mixup_mixes_images_and_targets_alike():
+    labels = np.arange(40) % 4
+    x = np.broadcast_to(labels.astype(np.float32)[:, None, None, None], (40, 1, 2, 2))
+    batch = data.Mixup(0.5, 4).on_batch(data.Batch(x, labels, labels, 0, generator()))
+    np.testing.assert_allclose(batch.y.sum(1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(batch.y.argmax(1), labels)
+    np.testing.assert_allclose(batch.x[:, 0, 0, 0], batch.y @ np.arange(4), rtol=1e-5, atol=1e-6)
+
+
+def test_brightness_and_contrast_keep_what_they_should():
+    x = PIXELS.astype(np.float32)
+    added = data.Brightness(30)(x, generator()) - x
+    assert np.ptp(added, (1, 2, 3)).max() < 1e-4
+    assert 20 < np.abs(added).max() <= 30
+    spread = data.Contrast(0.5, 2)(x, generator())
+    np.testing.assert_allclose(spread.mean((2, 3)), x.mean((2, 3)), rtol=1e-4)
+    ratio = spread.std((2, 3)) / x.std((2, 3))
+    assert 0.5 <= ratio.min() < ratio.max() <= 2
+    np.testing.assert_allclose(ratio, ratio[:, :1].repeat(3, 1), rtol=1e-4)
+
+
+def test_each_image_is_standardized_by_itself():
+    y = data.StandardizeEach()(PIXELS)
+    np.testing.assert_allclose(y.mean((1, 2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(y.std((1, 2, 3)), 1, rtol=1e-5)
+    assert not data.StandardizeEach()(np.full((1, 1, 4, 4), 7, np.uint8)).any()
+
+
+def test_views_are_what_a_symmetric_network_cannot_tell_apart():
+    x = PIXELS.astype(np.float32)
+    for level, count in ((0, 1), (1, 2), (2, 6)):
+        found = data.views(x, level)
+        assert len(found) == count
+        assert sum(weight for weight, _ in found) == 1
+        assert all(view.shape == x.shape for _, view in found)
+    np.testing.assert_array_equal(found[1][1], x[..., ::-1])
+    np.testing.assert_array_equal(found[2][1][:, :, 1:, 1:], x[:, :, :-1, :-1])
+    np.testing.assert_array_equal(data.centre(x, (5, 4)), x[:, :, 2:7, 2:6])

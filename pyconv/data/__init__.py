@@ -14,9 +14,11 @@ from pyconv.data.augment import (
     Shift,
 )
 from pyconv.data.dataset import Dataset, load
+from pyconv.data.download import download
 from pyconv.data.folder import read_image
 from pyconv.data.idx import read_idx
 from pyconv.data.prefetch import prefetch
+from pyconv.data.tar import TarImages
 from pyconv.data.transform import Standardize, StandardizeEach, centre, fit_size, views
 
 __all__ = [
@@ -34,7 +36,9 @@ __all__ = [
     "Shift",
     "Standardize",
     "StandardizeEach",
+    "TarImages",
     "centre",
+    "download",
     "fit_size",
     "load",
     "prefetch",

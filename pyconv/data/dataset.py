@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pyconv._errors import FormatError
-from pyconv.data.cifar import CLASSES, FILES, read_cifar10
+from pyconv.data import cifar
+from pyconv.data.download import SOURCES, download
 from pyconv.data.folder import list_folder, read_images
 from pyconv.data.idx import read_idx
+from pyconv.data.npz import read_npz
+from pyconv.data.tar import TarImages, list_tar
 
 Array = npt.NDArray[Any]
 
@@ -30,12 +33,11 @@ _MNIST_FILES = {
 _FOLDERS = {
     "mnist": ("mnist", "MNIST/raw", "."),
     "fashion": ("fashion", "fashion-mnist", "FashionMNIST/raw", "."),
-    "cifar10": ("cifar10", "cifar-10-batches-bin", "cifar10/cifar-10-batches-bin", "."),
-}
-_SOURCES = {
-    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "fashion": "https://github.com/zalandoresearch/fashion-mnist",
-    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "cifar10": (
+        *("cifar10", "cifar-10-batches-bin", "cifar10/cifar-10-batches-bin"),
+        *("cifar-10-batches-py", "."),
+    ),
+    "cifar100": ("cifar100", "cifar-100-binary", "cifar-100-python", "."),
 }
 
 
@@ -43,7 +45,7 @@ _SOURCES = {
 class Dataset:
     """Images x (N, C, H, W), uint8 as `load` gives them; labels y (N,), int64; class names."""
 
-    x: Array
+    x: Any  # an array, or TarImages, which are read when they are indexed
     y: Array
     classes: tuple[str, ...]
 
@@ -54,15 +56,32 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.x)
 
+    def shard(self, index: int, count: int) -> Dataset:
+        """Every count-th example from number `index` on: the shards of all indices are the whole.
+
+        >>> from pyconv import data
+        >>> [len(data.load("digits").shard(i, 4)) for i in range(4)]
+        [360, 360, 359, 359]
+        """
+        if not 0 <= index < count:
+            raise ValueError(f"Dataset.shard: index must be in 0..{count - 1}, got {index}")
+        return Dataset(self.x[index::count], self.y[index::count], self.classes)
+
 
 def load(
-    name: str, split: str = "train", data_dir: str | os.PathLike[str] | None = None
+    name: str,
+    split: str = "train",
+    data_dir: str | os.PathLike[str] | None = None,
+    fetch: bool = False,
 ) -> Dataset:
-    """A data set by name: "digits", "mnist", "fashion", "cifar10" or "folder:PATH".
+    """A data set by name: "digits", "mnist", "fashion", "cifar10", "cifar100", "folder:PATH",
+    "npz:PATH" or "tar:PATH" (an uncompressed tar of images, or a folder of such shards).
 
     "digits" comes with the package: 1,797 grey 8x8 images, of which every fifth of each class is
-    the test split; a folder without train/ and test/ is divided likewise. The others are read from
-    `data_dir`, by default the environment variable PYCONV_DATA. Raises ValueError for an unknown
+    the test split; a folder without train/ and test/ is divided likewise, and so are archives.
+    The others are read from `data_dir`, by default the environment variable PYCONV_DATA; with
+    `fetch` they are downloaded where they are not there. Images in tars stay there: x reads them
+    when it is indexed. Raises ValueError for an unknown
     name or split, FileNotFoundError where the files are not there (the text says where it looked),
     pyconv.FormatError where one is damaged.
 
@@ -77,15 +96,29 @@ def load(
         return _digits(split)
     if name.startswith("folder:"):
         return _folder(Path(name.removeprefix("folder:")), split)
+    if name.startswith("npz:"):
+        return _npz(Path(name.removeprefix("npz:")), split)
+    if name.startswith("tar:"):
+        return _tar(Path(name.removeprefix("tar:")), split)
+    if name not in SOURCES:
+        raise ValueError(
+            f"data.load: name must be digits, {', '.join(SOURCES)}, folder:PATH, npz:PATH or "
+            f"tar:PATH, got {name!r}"
+        )
+    try:
+        return _published(name, split, data_dir)
+    except FileNotFoundError:
+        if not fetch:
+            raise
+        download(name, data_dir)
+        return _published(name, split, data_dir)
+
+
+def _published(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
     if name in ("mnist", "fashion"):
         return _mnist(name, split, data_dir)
-    if name == "cifar10":
-        paths = _find(name, FILES[split], data_dir)
-        x, y = read_cifar10(paths[0].parent, split)
-        return Dataset(x, y, CLASSES)
-    raise ValueError(
-        f"data.load: name must be digits, mnist, fashion, cifar10 or folder:PATH, got {name!r}"
-    )
+    x, y = cifar.read_cifar(name, _find(name, cifar.files(name, split), data_dir))
+    return Dataset(x, y, cifar.CLASSES[name])
 
 
 def _digits(split: str) -> Dataset:
@@ -111,8 +144,31 @@ def _folder(directory: Path, split: str) -> Dataset:
     return Dataset(read_images(files), y, classes)
 
 
+def _npz(path: Path, split: str) -> Dataset:
+    x, y, divided = read_npz(path, split)
+    classes = tuple(map(str, range(int(y.max(initial=0)) + 1)))
+    if not divided:
+        chosen = _every_fifth(y) == (split == "test")
+        x, y = x[chosen], y[chosen]
+    return Dataset(x, y, classes)
+
+
+def _tar(path: Path, split: str) -> Dataset:
+    images = list_tar(path)
+    classes = tuple(sorted({label for _, label, _, _ in images}))
+    y = np.array([classes.index(label) for _, label, _, _ in images], np.int64)
+    if any(part for part, *_ in images):
+        chosen = np.array([part == split for part, *_ in images])
+    else:
+        chosen = _every_fifth(y) == (split == "test")
+    places = [image[3] for image, one in zip(images, chosen, strict=True) if one]
+    if not places:
+        raise FileNotFoundError(f"{path}: no images of the {split} split")
+    return Dataset(TarImages(places), y[chosen], classes)
+
+
 def _mnist(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
-    images, labels = _find(name, _MNIST_FILES[split], data_dir)
+    images, labels = _find(name, (_MNIST_FILES[split],), data_dir)
     x, y = read_idx(images), read_idx(labels)
     if x.ndim != 3:
         raise FormatError(f"{images}: byte 3, axes: expected 3 for images, got {x.ndim}")
@@ -124,26 +180,29 @@ def _mnist(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Da
     return Dataset(x[:, None], y.astype(np.int64), _DIGITS if name == "mnist" else _FASHION)
 
 
-def _find(name: str, files: tuple[str, ...], data_dir: str | os.PathLike[str] | None) -> list[Path]:
-    """The paths of the files, all in one folder, each plain or with .gz."""
+def _find(
+    name: str, layouts: tuple[tuple[str, ...], ...], data_dir: str | os.PathLike[str] | None
+) -> list[Path]:
+    """The paths of the files of one layout, all in one folder, each plain or with .gz."""
     chosen = data_dir or os.environ.get("PYCONV_DATA")
     looked = [Path(chosen) / folder for folder in _FOLDERS[name]] if chosen else []
     for folder in looked:
-        found = [
-            next((p for p in (folder / file, folder / f"{file}.gz") if p.is_file()), None)
-            for file in files
-        ]
-        paths = [path for path in found if path is not None]
-        if len(paths) == len(files):
-            return paths
+        for files in layouts:
+            found = [
+                next((p for p in (folder / file, folder / f"{file}.gz") if p.is_file()), None)
+                for file in files
+            ]
+            paths = [path for path in found if path is not None]
+            if len(paths) == len(files):
+                return paths
     where = (
         f"not found in {', '.join(map(str, looked))}"
         if looked
         else "no data directory is given: set PYCONV_DATA, data_dir= or --data-dir"
     )
     raise FileNotFoundError(
-        f"data.load: {name} needs {', '.join(files)} ({where}); they are published at "
-        f"{_SOURCES[name]}"
+        f"data.load: {name} needs {', '.join(layouts[0])} ({where}); `pyconv download {name}` "
+        f"fetches them from {SOURCES[name][0].url}"
     )
 
 

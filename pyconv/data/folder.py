@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ def list_folder(directory: str | os.PathLike[str]) -> tuple[list[Path], list[int
 
 
 def read_image(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BinaryIO,
     channels: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> npt.NDArray[np.uint8]:
@@ -52,7 +52,7 @@ def read_image(
     except FileNotFoundError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise FormatError(f"{os.fspath(path)}: not a readable image ({error})") from error
+        raise FormatError(f"{path}: not a readable image ({error})") from error
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

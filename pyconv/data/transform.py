@@ -49,7 +49,11 @@ class Standardize:
 
     @classmethod
     def of(cls, x: Array) -> Self:
-        """With the mean and standard deviation of the bytes x (N, C, H, W), by exact sums."""
+        """With the mean and standard deviation of the bytes x (N, C, H, W), by exact sums; of
+        images that are not in memory (`TarImages`) from about 10,000, spread evenly.
+        """
+        if not isinstance(x, np.ndarray):
+            x = x[:: max(1, len(x) // 10_000)]
         counts = [np.bincount(x[:, c].ravel(), minlength=256) for c in range(x.shape[1])]
         levels = np.arange(256, dtype=np.int64)
         mean, std = [], []
