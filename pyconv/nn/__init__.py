@@ -22,6 +22,7 @@ from pyconv.nn.conv import (
     ConvTranspose3d,
     Linear,
 )
+from pyconv.nn.deconvnet import deconvnet
 from pyconv.nn.files import load, save
 from pyconv.nn.graph import Add, Cat, Graph, Join
 from pyconv.nn.layer import Layer, Parameter, no_grad
@@ -88,6 +89,7 @@ __all__ = [
     "Tanh",
     "Upsample",
     "auxiliary_loss",
+    "deconvnet",
     "init",
     "load",
     "models",
