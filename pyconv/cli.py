@@ -1,10 +1,11 @@
-"""The command `pyconv`: train, eval, predict, summary, bench, info."""
+"""The command `pyconv`: train, eval, predict, report, download, summary, bench, info."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from pyconv.bench import command as bench
     from pyconv.nn.models import CATALOGUE
+    from pyconv.train.config import Config
 
     parser = argparse.ArgumentParser(
         prog="pyconv",
@@ -54,34 +56,28 @@ def _parser() -> argparse.ArgumentParser:
         "Train a network; with no options LeNet-5 on the handwritten digits in the package.",
     )
     option = train.add_argument
-    option("--model", choices=CATALOGUE, help="default lenet5 (cifar10: resnet20)")
-    option("--data", metavar="D", help="digits (default), mnist, fashion, cifar10 or folder:PATH")
+    for setting in fields(Config):
+        _add_setting(train, setting, tuple(CATALOGUE))
     option("--data-dir", metavar="DIR", help="where the data sets lie; default $PYCONV_DATA")
-    option("--epochs", type=_positive, metavar="N", help="passes over the training images")
-    option("--batch-size", type=_positive, metavar="B", help="images a step")
-    option("--lr", type=float, metavar="R", help="learning rate at its highest")
-    option("--optimizer", choices=("sgd", "adam", "adamw"), help="default adam")
-    option(
-        "--schedule",
-        choices=("constant", "step", "cosine", "one_cycle"),
-        help="of the learning rate; default one_cycle",
-    )
-    option(
-        "--shift", type=_natural, metavar="P", help="augmentation: random shifts by up to P pixels"
-    )
     option("--device", choices=("cpu",), default="cpu", help="default cpu")
     option("--threads", type=_positive, metavar="T", help="default: all cores; changes no result")
-    option(
-        "--seed", type=_natural, metavar="S", help="of weights, order and augmentation; default 0"
-    )
     option("--out", type=Path, metavar="DIR", help="default runs/MODEL-DATA, numbered if it exists")
     option("--resume", action="store_true", help="go on with the stopped run in --out")
+    option("--tensorboard", action="store_true", help="write event files for TensorBoard too")
     option("--config", type=Path, metavar="FILE", help="TOML file of these options")
 
     evaluate = command("eval", _eval, "Test accuracy of a finished run.")
     evaluate.add_argument("directory", type=Path, metavar="RUN")
     evaluate.add_argument("--data", metavar="D", help="default: the data it was trained on")
     evaluate.add_argument("--data-dir", metavar="DIR", help="default $PYCONV_DATA")
+
+    look = command("report", _report, "Write one HTML file about a finished run: RUN/report.html.")
+    look.add_argument("directory", type=Path, metavar="RUN")
+    look.add_argument("--data-dir", metavar="DIR", help="default $PYCONV_DATA")
+
+    fetch = command("download", _download, "Fetch a published data set and check it.")
+    fetch.add_argument("name", choices=("mnist", "fashion", "cifar10", "cifar100"))
+    fetch.add_argument("--data-dir", metavar="DIR", help="default $PYCONV_DATA")
 
     predict = command("predict", _predict, "Classify image files with a finished run.")
     predict.add_argument("directory", type=Path, metavar="RUN")
@@ -97,18 +93,50 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_CONFIG = ("model", "data", "epochs", "batch_size", "lr", "optimizer", "schedule", "shift", "seed")
+def _add_setting(
+    parser: argparse.ArgumentParser, setting: Field[Any], models: Sequence[str]
+) -> None:
+    """An option that is None where it was not given, so that a data set's defaults can count."""
+    options: dict[str, Any] = {"help": setting.metadata["help"], "default": None}
+    if setting.name == "group":
+        options |= {"action": "append", "metavar": "G"}
+    elif isinstance(setting.default, bool):
+        options["action"] = argparse.BooleanOptionalAction
+    else:
+        options["help"] += f"; default {setting.default}"
+        options |= {"type": _type(setting), "metavar": type(setting.default).__name__.upper()}
+        if choices := models if setting.name == "model" else setting.metadata["choices"]:
+            options |= {"choices": choices, "metavar": None}
+    parser.add_argument(f"--{setting.name.replace('_', '-')}", **options)
+
+
+def _type(setting: Field[Any]) -> Callable[[str], Any]:
+    kind: Callable[[str], Any] = type(setting.default)
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        low = setting.metadata["low"]
+        if low is not None and not value >= low:
+            raise argparse.ArgumentTypeError(f"must be at least {low}, got {value}")
+        return value
+
+    read.__name__ = kind.__name__  # argparse names it: invalid int value
+    return read
 
 
 def _train(args: argparse.Namespace) -> int:
     import pyconv
     from pyconv.nn.files import safetensors_module
-    from pyconv.train.run import Config, Interrupted, read_config, run
+    from pyconv.train.config import Config, read_config
+    from pyconv.train.run import Interrupted, run
 
     safetensors_module()  # tell now, not after an epoch, what the checkpoint would lack
     if args.threads is not None:
         pyconv.set_num_threads(args.threads)
-    given = {name: getattr(args, name) for name in _CONFIG if getattr(args, name) is not None}
+    names = (setting.name for setting in fields(Config))
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if "group" in given:
+        given["group"] = tuple(given["group"])
     if args.resume:
         if args.out is None:
             raise ValueError("--resume needs --out RUN, the directory of the stopped run")
@@ -127,7 +155,13 @@ def _train(args: argparse.Namespace) -> int:
         f"{config.model} on {config.data}, {config.epochs} epochs, seed {config.seed}: {directory}/"
     )
     try:
-        result = run(config, directory, data_dir=args.data_dir, resume=args.resume)
+        result = run(
+            config,
+            directory,
+            data_dir=args.data_dir,
+            resume=args.resume,
+            tensorboard=args.tensorboard,
+        )
     except Interrupted as error:
         print(f"pyconv: {error}", file=sys.stderr)
         return error.exit_code
@@ -140,6 +174,21 @@ def _eval(args: argparse.Namespace) -> int:
     from pyconv.train.run import evaluate
 
     print(_result(evaluate(args.directory, args.data, args.data_dir)))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from pyconv.train.report import report
+
+    print(f"written to {report(args.directory, args.data_dir)}")
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    from pyconv import data
+
+    data.download(args.name, args.data_dir)
+    print(f"{args.name}: {len(data.load(args.name, 'train', args.data_dir))} training images")
     return 0
 
 
@@ -200,9 +249,14 @@ def _toml_options(path: Path) -> list[str]:
         table = tomllib.load(file)
     options: list[str] = []
     for name, value in table.items():
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError(f"{path}: {name} must be a string or a number, got {value!r}")
-        options.append(f"--{name.replace('_', '-')}={value}")
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{option}" if value else f"--no-{option}")
+            continue
+        for one in value if name == "group" and isinstance(value, list) else [value]:
+            if isinstance(one, bool) or not isinstance(one, str | int | float):
+                raise ValueError(f"{path}: {name} must be a string or a number, got {value!r}")
+            options.append(f"--{option}={one}")
     return options
 
 
@@ -210,11 +264,4 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {number}")
     return number

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import numpy as np
 import pytest
@@ -48,6 +49,7 @@ def test_train_leaves_all_its_files(trained):
         "config.json",
         "history.csv",
         "history.json",
+        "log.jsonl",
         "curves.png",
         "confusion.png",
         "filters.png",
@@ -96,6 +98,17 @@ def test_summary_of_a_model_and_of_a_run(trained, capsys):
     assert "'lenet6' is no run and none of lenet5" in capsys.readouterr().err
 
 
+def test_report_is_one_file_with_everything(trained, capsys):
+    assert main(["report", str(trained[0])]) == 0
+    text = (trained[0] / "report.html").read_text()
+    (trained[0] / "report.html").unlink()
+    for title in ("Curves", "Confusion", "Worst mistakes", "filters", "Feature maps", "Fergus",
+                  "Time of each layer", "Settings"):  # fmt: skip
+        assert title in text
+    assert text.count("data:image/png") > 40
+    assert not re.search(r"(src|href)=.?https?:", text)
+
+
 def test_info(capsys):
     assert main(["info"]) == 0
     assert pc.__version__ in capsys.readouterr().out
@@ -141,7 +154,7 @@ def test_options_from_a_file(tmp_path, capsys):
             main(["train", "--config", str(config)])
         assert exit_code.value.code == 2
         assert message in capsys.readouterr().err
-    for text in ("lr = [1]", "lr = "):
+    for text in ("lr = [1]", "lr = ", 'group = ["x lr"]', 'group = ["nothing lr=2"]'):
         config.write_text(text)
         assert main(["train", "--config", str(config)]) == 1
         assert "pyconv: error: " in capsys.readouterr().err
@@ -198,3 +211,68 @@ def test_train_tells_of_a_missing_extra_before_it_trains(tmp_path):
     assert done.returncode == 1
     assert "pip install 'pyconv-engine[train]'" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+EVERYTHING = """
+model = "fast_cifar"
+epochs = 1
+batch_size = 479
+parts = 2
+optimizer = "sgd"
+momentum = 0.85
+nesterov = true
+lr = 0.3
+weight_decay = 0.001
+group = ["whiten.b epochs=1", "*.b lr=8 weight_decay=0"]
+clip = 5.0
+schedule = "one_cycle"
+rise = 0.25
+start = 0.2
+floor = 0.07
+warmup = 0.5
+label_smoothing = 0.2
+lookahead = 2
+patience = 9
+shift = 2
+border = "reflect"
+flip = "alternating"
+cutout = 3
+brightness = 5.0
+contrast = 0.1
+mixup = 0.2
+whiten = true
+views = 2
+seed = 4
+"""
+
+
+def test_every_option_in_a_file(tmp_path, capsys):
+    (tmp_path / "config.toml").write_text(EVERYTHING)
+    config = ["--config", str(tmp_path / "config.toml")]
+    assert main(["train", *config, "--out", str(tmp_path / "whole")]) == 0
+    text = capsys.readouterr().out
+    stored = json.loads((tmp_path / "whole" / "config.json").read_text())
+    for name, value in tomllib.loads(EVERYTHING).items():
+        assert stored[name] == value
+    run = str(tmp_path / "whole")
+    assert main(["eval", run]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] in text
+    assert main(["train", "--resume", "--no-nesterov", "--out", run]) == 1
+    assert "the run has nesterov = True, not False" in capsys.readouterr().err
+    assert main(["train", "--resume", *config, "--out", run]) == 0
+    assert capsys.readouterr().out.splitlines()[-2] in text
+
+
+def test_images_larger_than_the_network_reads_are_cut(tmp_path, capsys):
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.integers(0, 256, (28, 26, 3), np.uint8)
+            image.fromarray(pixels).save(tmp_path / "images" / label / f"{i}.png")
+    arguments = ["--model", "klein1", "--epochs", "1", "--standardize", "image"]
+    run = str(tmp_path / "run")
+    assert main(["train", *arguments, "--data", f"folder:{tmp_path}/images", "--out", run]) == 0
+    assert main(["predict", run, str(tmp_path / "images" / "a" / "0.png")]) == 0
+    assert main(["eval", run]) == 0

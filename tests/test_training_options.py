@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from test_train import StopAt, small_net, state_bits
 
 import pyconv as pc
 from pyconv import data, nn, optim
+from pyconv.nn.models import CATALOGUE
 from pyconv.train import (
     Average,
     Callback,
@@ -24,6 +27,9 @@ from pyconv.train import (
     Trainer,
     watched,
 )
+from pyconv.train.build import make_trainer
+from pyconv.train.config import Config
+from pyconv.train.whiten import whiten
 
 pytest.importorskip("safetensors.numpy")
 
@@ -353,3 +359,52 @@ def test_killed_at_any_moment_the_file_loads(tmp_path, child_environment):
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 20  # the writers did write
     assert any(name.endswith(".tmp") for name in os.listdir(tmp_path))  # and were killed doing so
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"schedule": "square"}, "schedule must be one of constant, step"),
+        ({"lr": -1.0}, "lr must be at least 0, got -1.0"),
+        ({"lr": math.nan}, "lr must be at least 0, got nan"),
+        ({"group": ("x lr",)}, "group must be 'PATTERN lr=F"),
+        ({"group": ("x speed=2",)}, "group must be 'PATTERN lr=F"),
+        ({"group": ("x lr=fast",)}, "group must be 'PATTERN lr=F"),
+    ],
+)
+def test_settings_are_checked(given, text):
+    with pytest.raises(ValueError, match=text):
+        Config.of(given)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "benchmarks" / "recipes").glob("*.toml")), ids=str
+)
+def test_recipes_make_trainers(path):
+    given = tomllib.loads(path.read_text())
+    config = Config.of(given | {"group": tuple(given.get("group", ()))})
+    x = np.random.default_rng(0).integers(0, 256, (64, 3, 32, 32), np.uint8)
+    train = data.Dataset(x, np.arange(64) % 10, tuple("0123456789"))
+    trainer = make_trainer(config, train, CATALOGUE[config.model].size)
+    decayed = [n for n, g in trainer.optimizer.groups.items() if g.weight_decay == 1]
+    assert 0 < len(decayed) < len(trainer.optimizer.groups)
+
+
+def test_whitened_patches_have_unit_variance_and_no_correlation(threads):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3, 9, 8)).cumsum(3).cumsum(2).astype(np.float32)
+    found = set()
+    for count in (1, 2):
+        threads(count)
+        layer = nn.Conv2d(3, 24, 2)
+        whiten(layer, x, eps=0.0)
+        found.add(layer.w.value.tobytes())
+    assert len(found) == 1
+    assert not layer.w.trainable
+    y = layer(x).transpose(1, 0, 2, 3).reshape(24, -1)[:12].astype(np.float64)
+    np.testing.assert_allclose(y @ y.T / y.shape[1], np.eye(12), atol=1e-3)
+    with pytest.raises(ValueError, match="must have 24 filters, twice the numbers"):
+        whiten(nn.Conv2d(3, 8, 2), x)

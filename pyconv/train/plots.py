@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from pyconv._arrays import Array
 from pyconv.train.history import History
 
 
-def curves(history: History, path: Path) -> None:
+def curves(history: History, path: Path | BinaryIO) -> None:
     """Loss, and where there is one accuracy, over the epochs."""
     epochs = history["epoch"]
     shown = [name for name in ("loss", "accuracy") if name in history.rows[0]]
@@ -30,7 +30,7 @@ def curves(history: History, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def confusion(counts: Array, classes: tuple[str, ...], path: Path) -> None:
+def confusion(counts: Array, classes: tuple[str, ...], path: Path | BinaryIO) -> None:
     """How many images of each class (rows) were taken for each class (columns)."""
     size = max(4.0, 0.5 * len(classes))
     figure = _figure((size + 1, size))
@@ -54,7 +54,7 @@ def confusion(counts: Array, classes: tuple[str, ...], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def filters(w: Array, path: Path) -> None:
+def filters(w: Array, path: Path | BinaryIO) -> None:
     """The filters w (K, C, R, S): in colour for three channels, else one picture a channel."""
     tiles: Any = w.transpose(0, 2, 3, 1) if w.shape[1] == 3 else w.reshape(-1, *w.shape[2:])
     across = min(len(tiles), max(6, math.ceil(math.sqrt(len(tiles)))))
