@@ -58,9 +58,11 @@ const Rule rules[] = {
      "depthwise: a GEMM would have at most 4 rows and no channels to sum"},
     {Algorithm::direct,
      [](const ConvProblem& p, Pass pass, const Desc&) {
-       // One Sapphire Rapids core, GFLOP/s of direct, Winograd and GEMM at 3x3: 16 channels a group
-       // at 14x14 108, 63, 28 (NHWC 85, 35, 25); 32 at 7x7 85, 58, 31; 32 at 28x28 125, 116, 67.
-       return pass != Pass::bwd_weight && p.c_per_group() * p.k_per_group() <= 32 * 32;
+       // Two Sapphire Rapids cores, GFLOP/s of direct, Winograd and GEMM. 3x3: 16 channels a group
+       // at 14x14 201, 192, 80 (NHWC 102, 110, 121); 32 at 7x7 166, 206, 84. 5x5: 16 to 32 at 28x28
+       // 259, 331, 147; 20 to 50 at 12x12 194, 398, 134.
+       const bool five = p.filter[1] == 5 && p.filter[2] == 5;
+       return pass != Pass::bwd_weight && p.c_per_group() * p.k_per_group() <= (five ? 255 : 576);
      },
      "so few channels that transforms or columns would cost more than the products they save"},
     {Algorithm::winograd,
@@ -69,7 +71,10 @@ const Rule rules[] = {
        // pixel: without a look at N, or with weights that are kept, it always pays.
        const bool kept = pass != Pass::bwd_weight && d.batch_invariant;
        const bool pays = kept || p.n * p.out_pixels() >= 200;
-       return !d.strict && pays && p.c_per_group() >= 16 && p.k_per_group() >= 16 &&
+       // Weight gradient, against the best of direct and GEMM: 3x3 with 16 channels a group 75 and
+       // 130, 512 at 7x7 288 and 212; 5x5 from 20 to 50 117 and 193, from 64 to 64 257 and 229.
+       const i64 least = pass != Pass::bwd_weight ? 16 : p.filter[2] == 5 ? 64 : 32;
+       return !d.strict && pays && p.c_per_group() >= least && p.k_per_group() >= least &&
               p.out[1] >= 4 && p.out[2] >= 4;
      },
      "a 3x3 or 5x5 filter at stride 1: Winograd needs 2.8 to 4 times fewer products"},
@@ -78,12 +83,14 @@ const Rule rules[] = {
        // One Sapphire Rapids core, GFLOP/s of direct against GEMM, NCHW and NHWC. 3x3 stride 2: 32
        // to 64 channels 115 and 53, 115 and 78; 64 to 128 86 and 80, 91 and 103; 128 to 128 85 and
        // 81, its input gradient 63 and 72. 1x1 64 to 64: 89 and 60, 87 and 55. Weight gradient,
-       // 3x3: 16 channels a group 68 and 27, 59 and 27; 32 88 and 64, 78 and 52; 32 to 64 75 and
-       // 71, 57 and 72; 64 to 128 77 and 92, 65 and 95.
+       // 3x3: 16 channels a group 68 and 27, 59 and 27; 32 to 64 75 and 71, 57 and 72; 5x5 from 16
+       // to 32 (two cores) 186 and 150, 156 and 182.
        const i64 products = p.c_per_group() * p.k_per_group();
        const bool channels_last = p.layout == Layout::nhwc;
        if (pass == Pass::bwd_weight)
-         return p.taps() > 1 && products <= (channels_last ? 1024 : 2048);
+         return p.taps() > 1 && products <= (channels_last ? 300 : 2048);
+       // Pixels read in place: 1x1 from 24 to 144 in NHWC 134 by GEMM, 46 direct.
+       if (channels_last && p.taps() == 1 && p.c_per_group() >= 16) return false;
        return products <= (channels_last ? 4096 : 8192);
      },
      "few channels: lanes run along the pixels of shifted rows, without columns"},
