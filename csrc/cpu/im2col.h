@@ -94,7 +94,8 @@ PYCONV_INLINE void copy_run(const T* from, i64 step, i64 count, const T* end, T*
     const i64 safe = min_of(count, end - from - lanes<T> + 1);
     for (; i < safe; i += lanes<T>) store(to + i, load(from + i));
   } else if (step == 2) {
-    const i64 safe = min_of(count, (end - from - 2 * lanes<T>) / 2 + 1);
+    const i64 room = end - from - 2 * lanes<T>;
+    const i64 safe = room < 0 ? 0 : min_of(count, room / 2 + 1);
     for (; i < safe; i += lanes<T>)
       store(to + i, every_other<T>(load(from + 2 * i), load(from + 2 * i + lanes<T>), 0));
   }
