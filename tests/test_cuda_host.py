@@ -22,6 +22,8 @@ FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wer
 FLAGS += ["-Wno-unknown-pragmas", f"-I{HOST}", f"-I{ROOT / 'csrc' / 'include'}"]  # nvcc's pragmas
 ASAN = ["-O1", "-g1", "-fsanitize=address"]
 
+CORE = ["capi", "check", "check_pool", "layer", "plan", "problem"]
+
 # "auto" is one of the others; the rest would take minutes.
 LEFT_OUT = ["auto", "million", "2_to_the_31", "every_algorithm", "winograd", "fft"]
 LEFT_OUT += [case.name for case in cases.BENCH]
@@ -48,7 +50,7 @@ def preload(tmp_path_factory):
     if not asan.is_absolute():
         pytest.skip("g++ has no AddressSanitizer")
     folder = tmp_path_factory.mktemp("cuda_host")
-    plans = [ROOT / "csrc" / f"{p}.cpp" for p in ["capi", "check", "check_pool", "plan", "problem"]]
+    plans = [ROOT / "csrc" / f"{p}.cpp" for p in CORE]
     kernels = sorted((ROOT / "cuda").glob("*.cu"), key=lambda p: -p.stat().st_size)
 
     def compiled(source):
