@@ -196,7 +196,7 @@ print([str(w.message) for w in caught if "pure_callback" in str(w.message)])
 
 def child(code, environment, **more):
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         env={**environment, "JAX_PLATFORMS": "cpu", **more},
         capture_output=True,
         text=True,
@@ -228,7 +228,7 @@ def test_the_handler_is_compiled_once_and_whole(child_environment, tmp_path):
 
 def test_without_jax_the_pip_line_is_told():
     code = "import sys; sys.modules['jax'] = None\nimport pyconv.jax"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert "pip install 'pyconv-engine[jax]'" in done.stderr.splitlines()[-1]
 
 

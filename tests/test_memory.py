@@ -34,7 +34,7 @@ SHAPES = """
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_200_shapes_leave_memory_where_it_was():
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SHAPES)],
+        [sys.executable, "-P", "-c", textwrap.dedent(SHAPES)],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

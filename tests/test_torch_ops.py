@@ -236,5 +236,5 @@ def test_errors():
 
 def test_without_torch_the_pip_line_is_told():
     code = "import sys; sys.modules['torch'] = None\nimport pyconv.torch"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert "pip install 'pyconv-engine[torch]'" in done.stderr.splitlines()[-1]
