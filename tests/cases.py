@@ -229,6 +229,17 @@ TRANSPOSED = [
     TransposedCase("empty-batch", (0, 3, 4, 5), (3, 2, 3, 3), 2),
     TransposedCase("1d", (2, 3, 7), (3, 4, 4), 3, 1, 2),
     TransposedCase("3d", (1, 3, 3, 2, 4), (3, 2, 2, 3, 2), (2, 1, 3), (1, 1, 0), (0, 0, 2)),
+    TransposedCase("narrower-than-stride", (1, 1, 1, 3), (1, 1, 2, 5), 3, (0, 5)),
+    TransposedCase("rows-no-tap-reaches", (1, 16, 8, 4, 5), (16, 1, 1, 1, 3), 3, 4, (0, 0, 1), 16),
+    TransposedCase(
+        "rows-no-tap-reaches-in-pairs",
+        (1, 16, 9, 2, 5),
+        (16, 1, 3, 1, 2),
+        (2, 4, 2),
+        (5, 3, 1),
+        (1, 2, 0),
+        16,
+    ),
     TransposedCase("3d-groups", (1, 4, 2, 3, 3), (4, 1, 3, 2, 3), 2, 1, 1, 4),
 ]
 

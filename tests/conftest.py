@@ -2,6 +2,7 @@
 
 import os
 
+import contract
 import hypothesis
 import pytest
 
@@ -41,6 +42,17 @@ def target(request):
     choose(request.param)
     yield request.param
     choose(before)
+
+
+@pytest.fixture
+def canaries(monkeypatch):
+    """Every run of a plan stays inside its result and its workspace."""
+    run = _core.Plan.run
+
+    def run_guarded(plan, *arrays, **named):
+        return contract.run_guarded(run, plan, *arrays, **named)
+
+    monkeypatch.setattr(_core.Plan, "run", run_guarded)
 
 
 @pytest.fixture

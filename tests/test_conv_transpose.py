@@ -11,6 +11,7 @@ from contract import ALGORITHMS, FLOAT32, VARIANTS, from_layout, to_layout
 import pyconv as pc
 from pyconv import reference
 
+pytestmark = pytest.mark.usefixtures("canaries")
 TRANSPOSE = {1: pc.conv_transpose1d, 2: pc.conv_transpose2d, 3: pc.conv_transpose3d}
 BACKWARD = {
     1: pc.conv_transpose1d_backward,

@@ -3,6 +3,7 @@
 import contract
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from contract import ALGORITHMS, DTYPES, LAYOUTS, from_layout, to_layout
 from hypothesis import assume, given, reject
 
@@ -19,6 +20,7 @@ AVG_POOL_BACKWARD = {
     2: pc.avg_pool2d_backward,
     3: pc.avg_pool3d_backward,
 }
+pytestmark = pytest.mark.usefixtures("target", "canaries")
 MOST_PRODUCTS = 3e6  # multiply-adds of one example, so that ten thousand end in minutes
 
 

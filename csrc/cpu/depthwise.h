@@ -394,11 +394,11 @@ std::size_t depthwise_scratch_bytes(const Correlation& q, Pass pass) {
   return std::size_t(blocks.table_bytes(q)) + std::size_t(sums) * sizeof(T);
 }
 
+// Of the parts of a weight gradient.
 template <class T>
-std::size_t depthwise_shared_bytes(const ConvProblem& p, const Correlation& q, Pass pass) {
-  const DepthwiseBlocks<T> blocks(q, pass);
-  const i64 copies = pass != Pass::bwd_weight ? 1 : blocks.parts > 1 ? blocks.parts : 0;
-  return std::size_t(copies * q.groups * p.taps()) * sizeof(T);
+std::size_t depthwise_sums_bytes(const Correlation& q) {
+  const DepthwiseBlocks<T> blocks(q, Pass::bwd_weight);
+  return std::size_t(blocks.parts > 1 ? blocks.parts * q.groups * q.taps() : 0) * sizeof(T);
 }
 
 }  // namespace pyconv::PYCONV_TARGET

@@ -283,7 +283,8 @@ struct DirectPair {
   // Whether two phases can share tasks.
   static bool fits(const Correlation& a, const Correlation& b) {
     return a.layout == Layout::nchw && a.axis[2].result_step == 2 && a.axis[2].result_first == 0 &&
-           b.axis[2].result_first == 1 && b.axis[2].count > 0 && a.result_channels <= direct_rows;
+           b.axis[2].result_first == 1 && a.pixels() > 0 && b.pixels() > 0 &&
+           a.result_channels <= direct_rows;
   }
 };
 
@@ -336,8 +337,7 @@ DirectBytes direct_bytes(const ConvProblem& p, Pass pass) {
   DirectBytes most{};
   if (pass == Pass::bwd_weight) {
     const Correlation q = correlation(p, Pass::fwd);
-    if (depthwise_fits(p))
-      return {depthwise_scratch_bytes<T>(q, pass), depthwise_shared_bytes<T>(p, q, pass)};
+    if (depthwise_fits(p)) return {depthwise_scratch_bytes<T>(q, pass), depthwise_sums_bytes<T>(q)};
     const DirectWeightBlocks<T> blocks(q);
     const i64 parts = blocks.parts > 1 ? blocks.parts * p.k * p.c_per_group() * p.taps() : 0;
     return {blocks.scratch_bytes(), std::size_t(parts) * sizeof(T)};
@@ -345,12 +345,13 @@ DirectBytes direct_bytes(const ConvProblem& p, Pass pass) {
   const auto include = [&](std::size_t scratch, std::size_t shared) {
     most = {max_of(most.scratch, scratch), max_of(most.shared, shared)};
   };
+  // The weights are packed even where no phase has results.
+  if (depthwise_fits(p)) include(0, std::size_t(p.c * p.taps()) * sizeof(T));
   PhasePairs<T> pairs(p, pass);
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase)
     pairs.next(correlation(p, pass, phase), [&](const Correlation& q, const DirectBlocks<T>& first,
                                                 const Correlation*, const DirectBlocks<T>* second) {
-      if (depthwise_fits(p))
-        return include(depthwise_scratch_bytes<T>(q, pass), depthwise_shared_bytes<T>(p, q, pass));
+      if (depthwise_fits(p)) return include(depthwise_scratch_bytes<T>(q, pass), 0);
       const std::size_t beside =
           second ? second->scratch_bytes() + std::size_t(pair_row(first)) * sizeof(T) : 0;
       include(first.scratch_bytes() + beside,
@@ -375,7 +376,7 @@ void direct(const ConvProblem& p, Pass pass, const Buffers& b) {
     const Correlation q = correlation(p, Pass::fwd);
     return depthwise_fits(p) ? depthwise_bwd_weight<T>(p, q, b) : direct_bwd_weight<T>(p, b);
   }
-  if (depthwise_fits(p) && p.n > 0) depthwise_pack<T>(p, b);
+  if (depthwise_fits(p)) depthwise_pack<T>(p, b);
   PhasePairs<T> pairs(p, pass);
   for_each_phase<T>(p, pass, b, [&](const Correlation& phase) {
     pairs.next(phase, [&](const Correlation& q, const DirectBlocks<T>& blocks,

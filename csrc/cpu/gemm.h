@@ -162,7 +162,8 @@ struct Place {
 PYCONV_INLINE i64 even_run(const Correlation& q, i64 pixel) {
   const bool channels_last = q.layout == Layout::nhwc;
   const i64 image = q.image_pixels();
-  if ((channels_last ? q.result.n : q.result.c) != image * q.result.axis[2])
+  if (q.axis[2].result_step != 1 ||
+      (channels_last ? q.result.n : q.result.c) != image * q.result.axis[2])
     return q.axis[2].count - pixel % q.axis[2].count;
   return channels_last ? q.pixels() - pixel : image - pixel % image;
 }
