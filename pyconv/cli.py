@@ -1,4 +1,4 @@
-"""The command `pyconv`: train, eval, predict, report, download, summary, bench, info."""
+"""The command `pyconv`: train, eval, predict, report, export, download, summary, bench, info."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         return 130
-    except (ImportError, OSError, ValueError, FloatingPointError, MemoryError) as error:
+    except (
+        *(ImportError, OSError, ValueError, FloatingPointError, MemoryError),
+        NotImplementedError,  # an export that ONNX has no operator for
+    ) as error:
         print(f"pyconv: error: {error}", file=sys.stderr)
         return 1
 
@@ -74,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     look = command("report", _report, "Write one HTML file about a finished run: RUN/report.html.")
     look.add_argument("directory", type=Path, metavar="RUN")
     look.add_argument("--data-dir", metavar="DIR", help="default $PYCONV_DATA")
+
+    write = command("export", _export, "Write the network of a finished run as an ONNX file.")
+    write.add_argument("directory", type=Path, metavar="RUN")
+    write.add_argument("file", type=Path, metavar="FILE.onnx")
 
     fetch = command("download", _download, "Fetch a published data set and check it.")
     fetch.add_argument("name", choices=("mnist", "fashion", "cifar10", "cifar100"))
@@ -181,6 +188,21 @@ def _report(args: argparse.Namespace) -> int:
     from pyconv.train.report import report
 
     print(f"written to {report(args.directory, args.data_dir)}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    import json
+
+    from pyconv.onnx import export
+    from pyconv.train.run import Trained
+
+    trained = Trained(args.directory)
+    shape = (1, trained.image[0], *trained.size)
+    names = ("model", "data", "classes", "standardize", "mean", "std")  # what a caller must know
+    known = {name: trained.config[name] for name in names if name in trained.config}
+    export(trained.net, args.file, shape, metadata={n: json.dumps(v) for n, v in known.items()})
+    print(f"written to {args.file}: reads float32 (N, {', '.join(map(str, shape[1:]))})")
     return 0
 
 

@@ -33,11 +33,15 @@ def test_the_example_computes_the_gradient_it_says():
     assert abs((ahead - behind) / (2 * step) - expected) < 1e-4 * abs(expected)
 
 
-@pytest.mark.parametrize("framework", ["torch", "jax"])
-def test_the_examples_inside_other_frameworks(framework):
+SHAPES = {"torch": (8, 16, 15, 15), "jax": (8, 16, 15, 15), "onnx": (8, 10)}
+
+
+@pytest.mark.parametrize("framework", SHAPES)
+def test_the_examples_inside_other_frameworks(framework, tmp_path, monkeypatch):
     pytest.importorskip(framework, reason=f"pip install 'pyconv-engine[{framework}]'")
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
     [code] = [block for block in blocks if f"pyconv.{framework}" in block]
     names = {}
     exec(code, names)
-    assert names["y"].shape == (8, 16, 15, 15)
+    assert names["y"].shape == SHAPES[framework]

@@ -24,10 +24,20 @@ except ModuleNotFoundError as error:
 
 from pyconv._arrays import Dense
 from pyconv.onnx import _elementwise, _reduce, _resize, _shapes, _windows  # noqa: F401
+from pyconv.onnx._export import export
 from pyconv.onnx._net import Net
 from pyconv.onnx._read import read_file, read_model
 
-__all__ = ["Net", "is_compatible", "load", "prepare", "run_model", "run_node", "supports_device"]
+__all__ = [
+    "Net",
+    "export",
+    "is_compatible",
+    "load",
+    "prepare",
+    "run_model",
+    "run_node",
+    "supports_device",
+]
 
 
 def load(path: str | os.PathLike[str]) -> Net:
