@@ -10,21 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
+from . import _core, _gpu
 
-Array = Any  # numpy.ndarray, or any object with __dlpack__ or __array_interface__
+Array = Any  # numpy.ndarray, or any object with __dlpack__ or an array interface, CUDA's included
 Dense = npt.NDArray[Any]
+# What kernels read: on a device a _gpu.View, which has of an ndarray what is asked of it here.
+View = Any
 Shape = tuple[int, ...]
 
 _FLOAT32, _FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 DENSE = 0x0101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _OPTIONAL = frozenset({"b", "residual", "weights"})
 _CHANNELLED = ("x", "dy", "y", "residual", "indices")  # (N, C, *spatial); the others never turn
-_DLPACK_CPU, _DLPACK_CUDA = 1, frozenset({2, 3, 13})  # CUDA, its pinned and its managed memory
-
-_NO_CUDA = (
-    "is on a CUDA device, but this build of pyconv has no CUDA module; build with -DPYCONV_CUDA=ON"
-)
+_DLPACK_CPU, _DLPACK_CUDA = frozenset({1, 3}), frozenset({2, 13})  # 3 pinned, 13 managed memory
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
@@ -54,6 +52,27 @@ def shape_tuple(op: str, name: str, shape: Any) -> Shape:
     return tuple(map(int, shape))
 
 
+def _on_cuda(array: Array) -> bool:
+    if isinstance(array, np.ndarray | type):
+        return False
+    if hasattr(array, "__dlpack_device__"):
+        return array.__dlpack_device__()[0] in _DLPACK_CUDA
+    return hasattr(array, "__cuda_array_interface__")
+
+
+def view_of(op: str, name: str, array: Array) -> View:
+    """`array` as the kernels of its device see it, without a copy."""
+    if not _on_cuda(array):
+        return host_view(op, name, array)
+    _require_detached(op, name, array)
+    return _gpu.view(op, name, array)
+
+
+def _require_detached(op: str, name: str, array: Array) -> None:
+    if getattr(array, "requires_grad", False):
+        raise ValueError(f"{op}: {name} requires grad, which is not tracked; use {name}.detach()")
+
+
 def host_view(op: str, name: str, array: Array) -> Dense:
     """`array` as NumPy sees it, without a copy; TypeError for what is no array."""
     if isinstance(array, np.ma.MaskedArray):
@@ -61,21 +80,18 @@ def host_view(op: str, name: str, array: Array) -> Dense:
     if isinstance(array, np.ndarray):
         return np.asarray(array)
     knows_dlpack = hasattr(array, "__dlpack__") and not isinstance(array, type)
-    if not knows_dlpack and not isinstance(array, type | np.generic):
-        if hasattr(array, "__array_interface__"):
-            return np.asarray(array)
-        if hasattr(array, "__cuda_array_interface__"):
-            raise RuntimeError(f"{op}: {name} {_NO_CUDA}")
+    if _on_cuda(array):
+        raise TypeError(f"{op}: {name} is on a CUDA device; this operation takes host arrays only")
+    is_value = isinstance(array, type | np.generic)
+    if not knows_dlpack and not is_value and hasattr(array, "__array_interface__"):
+        return np.asarray(array)
     if not knows_dlpack:
         what = "None" if array is None else type(array).__name__
         hint = f"; np.asarray({name}) makes one" if isinstance(array, list | np.generic) else ""
         raise TypeError(f"{op}: {name} must be an array, got {what}{hint}")
-    if getattr(array, "requires_grad", False):
-        raise ValueError(f"{op}: {name} requires grad, which is not tracked; use {name}.detach()")
+    _require_detached(op, name, array)
     device, _ = array.__dlpack_device__()
-    if device in _DLPACK_CUDA:
-        raise RuntimeError(f"{op}: {name} {_NO_CUDA}")
-    if device != _DLPACK_CPU:
+    if device not in _DLPACK_CPU:
         raise TypeError(f"{op}: {name} is on neither the CPU nor CUDA (DLPack device {device})")
     try:
         return np.from_dlpack(array)
@@ -106,6 +122,25 @@ def _turn(layout: str, rank: int) -> Shape:
     return (0, *range(2, rank), 1)
 
 
+def place(device: int | None) -> str:
+    return "the CPU" if device is None else f"CUDA device {device}"
+
+
+def _device(view: View) -> int | None:
+    return view.device if isinstance(view, _gpu.View) else None
+
+
+def _contiguous(view: View) -> bool:
+    return bool(view.contiguous if isinstance(view, _gpu.View) else view.flags.c_contiguous)
+
+
+def _dense(view: View) -> bool:
+    """Whether kernels read it as it is."""
+    if isinstance(view, _gpu.View):
+        return view.contiguous
+    return bool(view.flags.num & DENSE == DENSE and view.dtype.isnative)
+
+
 class Call:
     """The arrays of one call whose arrays are not all `ready`, or that has an `out`.
 
@@ -127,17 +162,22 @@ class Call:
         self.op = op
         self.layout = self.run_layout = layout
         self._shapes = dict(shapes or {})
-        self._views: dict[str, Dense] = {}
+        self._views: dict[str, View] = {}
         for name, array in arrays.items():
             if array is not None or name not in _OPTIONAL:
-                self._views[name] = host_view(op, name, array)
+                self._views[name] = view_of(op, name, array)
+        self._first, *_ = self._views
+        self.device = _device(self._views[self._first])  # None: the CPU
         self._check_dtypes()
-        self._export = exporter(op, *next(iter(arrays.items())))
+        for name, view in self._views.items():
+            self._check_device(name, view)
+        kind = exporter if self.device is None else _gpu.export
+        self._export: Callable[[View], Array] = kind(op, *next(iter(arrays.items())))
         if may_turn:
             self._choose_layout()
 
     def _check_dtypes(self) -> None:
-        first, *_ = self._views
+        first = self._first
         self.dtype = self._views[first].dtype.newbyteorder("=")
         for name, view in self._views.items():
             dtype = view.dtype.newbyteorder("=")
@@ -155,14 +195,23 @@ class Call:
                 )
         self.dtype = _FLOAT32 if self.dtype == _FLOAT32 else _FLOAT64  # which `is` may ask for
 
+    def _check_device(self, name: str, view: View) -> None:
+        device = _device(view)
+        if device != self.device:
+            raise TypeError(
+                f"{self.op}: {self._first} is on {place(self.device)} but {name} is on "
+                f"{place(device)}; copy one of them"
+            )
+
     def _choose_layout(self) -> None:
         for name in _CHANNELLED:
             view = self._views.get(name)
             if view is None or view.ndim < 3:
                 continue
             turned = view.transpose(_turn(self.layout, view.ndim))
-            if view.flags.c_contiguous != turned.flags.c_contiguous:
-                if turned.flags.c_contiguous:
+            straight, turns = _contiguous(view), _contiguous(turned)
+            if straight != turns:
+                if turns:
                     self.run_layout = "NCHW" if self.layout == "NHWC" else "NHWC"
                 return
 
@@ -183,23 +232,47 @@ class Call:
         if name is None or name not in self._views:
             return None
         view = self._to_run(self._views[name], name in _CHANNELLED)
-        if view.flags.num & DENSE != DENSE or not view.dtype.isnative:
-            view = view.astype(view.dtype.newbyteorder("="), order="C")
+        if not _dense(view):
+            if self.device is None:
+                view = view.astype(view.dtype.newbyteorder("="), order="C")
+            else:
+                view = view.copy()
             self._views[name] = self._from_run(view, name in _CHANNELLED)
         return view
 
-    def _to_run(self, view: Dense, channelled: bool) -> Dense:
+    def empty(self, shape: Shape, dtype: npt.DTypeLike | None = None) -> View:
+        """New memory beside the first array: the caller's pool on a device."""
+        kind = self.dtype if dtype is None else np.dtype(dtype)
+        if self.device is None:
+            return np.empty(shape, kind)
+        return self._views[self._first].empty(shape, kind)
+
+    def host(self, name: str) -> Dense | None:
+        """A small argument whose values are needed here; from a device that waits for them."""
+        view = self.dense(name)
+        on_device = isinstance(view, _gpu.View)
+        found: Dense | None = view.library.to_host(view.owner) if on_device else view
+        return found
+
+    def beside(self, array: Dense) -> View:
+        """The inverse of `host`."""
+        if self.device is None:
+            return array
+        first = self._views[self._first]
+        return first.library.view(first.library.from_host(first, array))
+
+    def _to_run(self, view: View, channelled: bool) -> View:
         turn = channelled and self.run_layout != self.layout
         return view.transpose(_turn(self.layout, view.ndim)) if turn else view
 
-    def _from_run(self, view: Dense, channelled: bool) -> Dense:
+    def _from_run(self, view: View, channelled: bool) -> View:
         turn = channelled and self.run_layout != self.layout
         return view.transpose(_turn(self.run_layout, view.ndim)) if turn else view
 
     def job(
         self,
         plan: Callable[[str], _core.Plan],
-        kernel: Callable[[_core.Plan, Dense], None],
+        kernel: Callable[[_core.Plan, View], None],
         *,
         out: Array = None,
         out_name: str = "out",
@@ -214,36 +287,38 @@ class Call:
         view = None if out is None else self._check_out(out, out_name, said.output_shape)
 
         def compute() -> Array:
-            target = None if view is None else self._to_run(view, channelled)
-            if target is None or target.flags.num & DENSE != DENSE:
-                result: Dense = np.empty(chosen.output_shape, self.dtype)
-            else:
-                result = target
+            target: View = None if view is None else self._to_run(view, channelled)
+            fits = target is not None and _dense(target)
+            result = target if fits else self.empty(chosen.output_shape)
             kernel(chosen, result)
             if target is None:
                 return self.hand_back(result, channelled)
             if result is not target:
-                target[...] = result
+                if self.device is None:
+                    target[...] = result
+                else:
+                    target.library.assign(target.owner, result.owner)
             return out
 
         return compute
 
-    def hand_back(self, result: Dense, channelled: bool = True) -> Array:
+    def hand_back(self, result: View, channelled: bool = True) -> Array:
         """A dense result as the caller's kind, in their layout."""
         return self._export(self._from_run(result, channelled))
 
-    def _check_out(self, out: Array, name: str, shape: Shape) -> Dense:
-        view = host_view(self.op, name, out)
+    def _check_out(self, out: Array, name: str, shape: Shape) -> View:
+        view = view_of(self.op, name, out)
+        self._check_device(name, view)
         if view.dtype != self.dtype:
             raise TypeError(f"{self.op}: {name} is {view.dtype}, but the result is {self.dtype}")
         if view.shape != shape:
             raise ValueError(
                 f"{self.op}: {name} is {view.shape}, but the result is {shape}; {self.describe()}"
             )
-        if not view.flags.writeable:
+        if not (view.flags.writeable if self.device is None else _gpu.is_writeable(out)):
             raise ValueError(f"{self.op}: {name} must be writable; it is {view.shape}")
         for other, array in self._views.items():
-            if np.may_share_memory(view, array):
+            if np.may_share_memory(view, array) if self.device is None else view.overlaps(array):
                 raise ValueError(
                     f"{self.op}: {name} must not share memory with {other}; "
                     f"{name} is {view.shape}, {self.describe()}"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import _core
-from ._arrays import Array, Call, Dense, Shape, dtype_name, shape_tuple
+from ._arrays import Array, Call, Dense, Shape, View, dtype_name, shape_tuple
 from ._core import ready
 from ._plan import Options, conv_plan
 
@@ -51,9 +51,9 @@ def _forward_converted(
     def plan_in(layout: str) -> _core.Plan:
         head = (call.op, axes, "fwd", transposed, dtype_name(call.dtype), layout)
         shapes = (call.shape(name, layout) for name in ("x", "w", "dy", "b", "residual"))
-        return conv_plan(*head, *shapes, options)
+        return conv_plan(*head, *shapes, options, device=call.device)
 
-    def kernel(plan: _core.Plan, y: Dense) -> None:
+    def kernel(plan: _core.Plan, y: View) -> None:
         x, w, b, residual = map(call.dense, ("x", "w", "b", "residual"))
         plan.run(x, w, b, residual, y, None)
 
@@ -158,9 +158,9 @@ def _backward_converted(
         def plan_in(layout: str) -> _core.Plan:
             head = (call.op, axes, direction, transposed, dtype_name(call.dtype), layout)
             shapes = (call.shape(name, layout) for name in ("x", "w", "dy"))
-            return conv_plan(*head, *shapes, None, None, options)
+            return conv_plan(*head, *shapes, None, None, options, device=call.device)
 
-        def kernel(plan: _core.Plan, result: Dense) -> None:
+        def kernel(plan: _core.Plan, result: View) -> None:
             plan.run(call.dense("dy"), call.dense(read), None, None, result, None)
 
         target, name, channelled = targets[gradient], f"out d{gradient}", gradient == "x"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _config, _core
-from ._arrays import Array, Call, Dense, Shape, float_name, shape_tuple
+from . import _config, _core, _gpu
+from ._arrays import Array, Call, Shape, View, float_name, place, shape_tuple
 from ._core import ready
 
 Ints = int | Sequence[int]
@@ -25,13 +25,15 @@ Options = tuple[Any, ...]
 
 # The types of options when nothing about them is special.
 _NONE = type(None)
+_CUDA = "cuda"
 _CONV_TYPES = (int, int, int, int, str, bool, _NONE, str, int, _NONE)
 _POOL_TYPES = (int, _NONE, int, int, _NONE, bool, bool, bool, _NONE, float)
 
 
-def conv_plan(*problem: Any) -> _core.Plan:
+def conv_plan(*problem: Any, device: int | None = None) -> _core.Plan:
     """`_core.plan_conv` of its arguments up to residual and a tuple of `Options`, under the current
-    settings; the last 256 plans are kept.
+    settings; the last 256 plans are kept. With a device, `_gpu.plan_conv`, which runs on its views
+    (one plan serves all devices).
     """
     stride, padding, dilation, groups, _, flip, _, _, extra, size = problem[-1]
     simple = (  # the frequent case of _exact: a third of a microsecond of a call's three
@@ -39,14 +41,16 @@ def conv_plan(*problem: Any) -> _core.Plan:
         and type(flip) is bool
         and size is None
     )
-    key = (_config.current(), _core.get_target(), *problem)
+    target = _core.get_target() if device is None else _CUDA
+    key = (_config.current(), target, *problem)
     return _kept(_conv, key, simple or _exact(problem[-1], _CONV_TYPES), _CONV_TYPES)
 
 
-def pool_plan(*problem: Any) -> _core.Plan:
+def pool_plan(*problem: Any, device: int | None = None) -> _core.Plan:
     """`_core.plan_pool` of its arguments up to weights and a tuple of `Options`; kept likewise."""
     exact = tuple(map(type, problem[-1])) == _POOL_TYPES or _exact(problem[-1], _POOL_TYPES)
-    return _kept(_pool, (_core.get_target(), *problem), exact, _POOL_TYPES)
+    target = _core.get_target() if device is None else _CUDA
+    return _kept(_pool, (target, *problem), exact, _POOL_TYPES)
 
 
 def _kept(cached: Any, key: tuple[Any, ...], exact: bool, types: tuple[type, ...]) -> _core.Plan:
@@ -97,7 +101,7 @@ def _conv(settings: _config.Settings, target: str, *problem: Any) -> _core.Plan:
         names["activation"] = activation
     _require_types(op, names, {"flip": flip})
     numerics = (settings.precision == "strict", settings.batch_invariant)
-    core: Callable[..., _core.Plan] = _core.plan_conv
+    core: Callable[..., _core.Plan] = (_gpu if target is _CUDA else _core).plan_conv
 
     def plan(algorithm: str) -> _core.Plan:
         rest = (border, flip, activation, algorithm, output_padding, output_size, *numerics)
@@ -123,7 +127,8 @@ def _pool(target: str, *problem: Any) -> _core.Plan:
         raise TypeError(f"{op}: norm_type must be a number, got {norm_type!r}")
     if isinstance(norm_type, int) and abs(norm_type) > sys.float_info.max:
         raise ValueError(f"{op}: norm_type must fit a float; it has {norm_type.bit_length()} bits")
-    return _core.plan_pool(*head, *options)
+    core: Callable[..., _core.Plan] = (_gpu if target is _CUDA else _core).plan_pool
+    return core(*head, *options)
 
 
 def _require_types(op: str, names: dict[str, Any], flags: dict[str, Any]) -> None:
@@ -150,16 +155,34 @@ class Plan:
         x, w = arguments["x"], arguments["w"]
         y = _plan_of(**arguments | {"direction": "fwd"}).output_shape
         self._expected = {"x": x, "w": w, "b": w[:1], "dy": y, "residual": y}
-        # By what is read beside x and w. All are made now, so that settings changed later cannot
-        # give one that reads the packed weights of another.
-        extras = [(b, residual) for b in (None, w[:1]) for residual in (None, y)]
-        self._plans = {
-            (b is not None, residual is not None): _plan_of(**arguments, b=b, residual=residual)
-            for b, residual in (extras if self._direction == "fwd" else extras[:1])
-        }
-        self._plan = self._plans[False, False]
-        # w, b, and w as the kernel reads it: one tuple, so that no thread sees half of a change
-        self._weights: tuple[Dense, Dense | None, Dense] | None = None
+        self._settings = _config.current()
+        self._cuda_plans: dict[tuple[bool, bool], _core.Plan] | None = None
+        self._host_plans = self._make_plans(None)
+        self._plan = self._host_plans[False, False]
+        # w, b, w as the kernel reads it, and the device: one tuple, so that no thread sees half of
+        # a change
+        self._weights: tuple[View, View | None, View, int | None] | None = None
+
+    def _make_plans(self, device: int | None) -> dict[tuple[bool, bool], _core.Plan]:
+        """By what is read beside x and w. All are made at once, so that settings changed later
+        cannot give one that reads the packed weights of another.
+        """
+        b, y = self._expected["b"], self._expected["residual"]
+        extras = [(bias, residual) for bias in (None, b) for residual in (None, y)]
+        with _config.config(**self._settings._asdict()):
+            return {
+                (bias is not None, residual is not None): _plan_of(
+                    **self._arguments, b=bias, residual=residual, device=device
+                )
+                for bias, residual in (extras if self._direction == "fwd" else extras[:1])
+            }
+
+    def _plans(self, device: int | None) -> dict[tuple[bool, bool], _core.Plan]:
+        if device is None:
+            return self._host_plans
+        if self._cuda_plans is None:
+            self._cuda_plans = self._make_plans(device)
+        return self._cuda_plans
 
     @property
     def algorithm(self) -> str:
@@ -210,10 +233,12 @@ class Plan:
         kept_w, kept_b = call.dense("w"), call.dense("b")
         kept_w, kept_b = kept_w.copy(), None if kept_b is None else kept_b.copy()
         packed = kept_w
-        if self._plan.packed_bytes:
-            packed = np.empty(self._plan.packed_bytes, np.uint8)
-            self._plan.pack(kept_w, packed)
-        self._weights = kept_w, kept_b, packed
+        plan = self._plans(call.device)[False, False]
+        if plan.packed_bytes:
+            packed = np.empty(plan.packed_bytes, np.uint8)
+            plan.pack(kept_w, packed)
+        self._plan = plan
+        self._weights = kept_w, kept_b, packed, call.device
 
     def __call__(
         self, array: Array, second: Array = None, out: Array = None, *, residual: Array = None
@@ -228,31 +253,37 @@ class Plan:
             second = residual
         if self._direction != "bwd_weight" and self._weights is None:
             raise ValueError("plan_conv: call set_weights(w) first")
-        _, b, w = self._weights or (None, None, None)
+        _, b, w, device = self._weights or (None, None, None, None)
         name, other = _INPUTS[self._direction]
         if other is None and second is not None:
             raise TypeError(f"plan_conv: a {self._direction} plan takes one array")
-        plan = self._plans[b is not None, other == "residual" and second is not None]
+        extras = b is not None, other == "residual" and second is not None
 
-        def kernel(
-            plan: _core.Plan, result: Dense | None, first: Dense, second: Dense | None
-        ) -> Dense:
+        def kernel(plan: _core.Plan, result: View, first: View, second: View) -> View:
             if w is None:
                 return plan.run(first, second, None, None, result, None)
             return plan.run(first, w, b, second, result, None, None, plan.packed_bytes > 0)
 
+        plan = self._host_plans[extras]
         if (
-            self._fits(name, array)
+            device is None
+            and self._fits(name, array)
             and self._fits(other, second)
             and (out is None or plan.accepts(out, array, second))
         ):
             return kernel(plan, out, array, second)
         call = self._call({name: array} if other is None else {name: array, other: second})
+        if w is not None and call.device != device:
+            raise TypeError(
+                f"plan_conv: {name} is on {place(call.device)} but the weights are on "
+                f"{place(device)}; copy one of them"
+            )
+        chosen = self._plans(call.device)[extras]
 
-        def converted(plan: _core.Plan, result: Dense) -> None:
+        def converted(plan: _core.Plan, result: View) -> None:
             kernel(plan, result, call.dense(name), call.dense(other))
 
-        return call.job(lambda _: plan, converted, out=out)()
+        return call.job(lambda _: chosen, converted, out=out)()
 
     def _fits(self, name: str | None, array: Array) -> bool:
         """Whether nothing about it needs a check or a copy."""
@@ -281,7 +312,7 @@ class Plan:
         return call
 
     def __reduce__(self) -> tuple[Any, ...]:
-        weights = None if self._weights is None else self._weights[:2]
+        weights = self._weights and tuple(getattr(w, "owner", w) for w in self._weights[:2])
         return _rebuild, (self._arguments, weights)
 
     def __repr__(self) -> str:
@@ -295,7 +326,7 @@ _OPTIONS = (
 _INPUTS = {"fwd": ("x", "residual"), "bwd_data": ("dy", None), "bwd_weight": ("dy", "x")}
 
 
-def _rebuild(arguments: dict[str, Any], weights: tuple[Dense, Dense | None] | None) -> Plan:
+def _rebuild(arguments: dict[str, Any], weights: tuple[Array, ...] | None) -> Plan:
     plan = Plan(**arguments)
     if weights is not None:
         plan.set_weights(*weights)
@@ -303,13 +334,18 @@ def _rebuild(arguments: dict[str, Any], weights: tuple[Dense, Dense | None] | No
 
 
 def _plan_of(
-    *, direction: str, b: Shape | None = None, residual: Shape | None = None, **given: Any
+    *,
+    direction: str,
+    b: Shape | None = None,
+    residual: Shape | None = None,
+    device: int | None = None,
+    **given: Any,
 ) -> _core.Plan:
     head = ("plan_conv", axes_of(given["x"]), direction, False, given["dtype"], given["layout"])
     shapes = (given["x"], given["w"], None, b, residual)
     options = (*(given[name] for name in _OPTIONS), 0, None)
     with _config.config(batch_invariant=True):
-        return conv_plan(*head, *shapes, options)
+        return conv_plan(*head, *shapes, options, device=device)
 
 
 def axes_of(shape: Shape) -> int:

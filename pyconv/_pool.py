@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._arrays import DENSE, INT64, Array, Call, Dense, Shape, dtype_name
+from ._arrays import DENSE, INT64, Array, Call, Shape, View, dtype_name
 from ._core import ready
 from ._plan import Ints, Options, pool_plan
 
@@ -35,15 +35,15 @@ def pool(
             return (y, found) if return_indices else y
     arrays = {"x": x, "indices": indices} if kind == "unpool" else {"x": x, "weights": weights}
     call = Call(op, layout, arrays)
-    winners: list[Dense] = []
+    winners: list[View] = []
 
     def plan_in(run_layout: str) -> _core.Plan:
         x_shape, *others = (call.shape(n, run_layout) for n in ("x", "indices", "weights"))
         head = (op, axes, kind, "fwd", dtype_name(call.dtype), run_layout)
-        return pool_plan(*head, x_shape, None, *others, options)
+        return pool_plan(*head, x_shape, None, *others, options, device=call.device)
 
-    def kernel(plan: _core.Plan, y: Dense) -> None:
-        winners.extend([np.empty(y.shape, np.int64)] if return_indices else [])
+    def kernel(plan: _core.Plan, y: View) -> None:
+        winners.extend([call.empty(y.shape, INT64)] if return_indices else [])
         b = call.dense("indices") if kind == "unpool" else unit_sum(call)
         plan.run(call.dense("x"), b, None, None, y, winners[0] if winners else None)
 
@@ -79,9 +79,9 @@ def pool_backward(
     def plan_in(run_layout: str) -> _core.Plan:
         shapes = (call.shape(n, run_layout) for n in ("x", "dy", "indices", "weights"))
         head = (op, axes, kind, "bwd_data", dtype_name(call.dtype), run_layout)
-        return pool_plan(*head, *shapes, options)
+        return pool_plan(*head, *shapes, options, device=call.device)
 
-    def kernel(plan: _core.Plan, dx: Dense) -> None:
+    def kernel(plan: _core.Plan, dx: View) -> None:
         b = unit_sum(call) if kind == "avg" else call.dense("indices" if kind == "max" else "x")
         plan.run(call.dense("dy"), b, None, None, dx, call.dense("y"))
 
@@ -97,7 +97,7 @@ def _are_indices(array: Array) -> bool:
 
 def unit_sum(call: Call) -> Any:
     """The window weights of weighted averaging divided by their sum; None without weights."""
-    weights = call.dense("weights")
+    weights = call.host("weights")
     if weights is None:
         return None
     total = weights.sum(dtype=np.float64)
@@ -108,7 +108,7 @@ def unit_sum(call: Call) -> Any:
             f"{call.op}: weights must be finite with a sum that is not zero, got sum {total}; "
             f"{call.describe()}"
         )
-    return unit
+    return call.beside(unit)
 
 
 def average_options(

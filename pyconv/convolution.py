@@ -1,10 +1,10 @@
 """Convolution in one, two and three dimensions, its gradients, and what belongs to it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from . import _core
+from . import _core, _gpu
 from ._arrays import Array, Call, Shape, shape_tuple
 from ._conv import Gradients, backward, forward
 from ._core import ready
@@ -248,9 +248,10 @@ def activation_backward(dy: Array, y: Array, activation: str | None) -> Array:
     if call.shape("dy", "NCHW") != call.shape("y", "NCHW"):
         raise ValueError(f"{op}: dy and y must have one shape; {call.describe()}")
     dense_dy = call.dense("dy")
-    dx = np.empty_like(dense_dy)
-    _core.activation_backward(activation or "none", dense_dy, call.dense("y"), dx)
-    return call.hand_back(dx)
+    result = call.empty(dense_dy.shape)
+    core: Callable[..., None] = (_core if call.device is None else _gpu).activation_backward
+    core(activation or "none", dense_dy, call.dense("y"), result)
+    return call.hand_back(result)
 
 
 def conv_output_shape(

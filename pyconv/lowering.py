@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._arrays import Array, Call, Dense, Shape, dtype_name, shape_tuple
+from ._arrays import Array, Call, Shape, View, dtype_name, host_view, shape_tuple
 from ._plan import Ints, Padding, axes_of, conv_plan
 
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ def _plan(
     columns: Shape | None,
     kernel_size: Ints,
     geometry: Geometry,
+    device: int | None = None,
 ) -> _core.Plan:
     axes = axes_of(x)
     kernel = kernel_size if isinstance(kernel_size, tuple | list) else (kernel_size,) * axes
     w = (1, x[1] if len(x) > 1 else 1, *kernel)
     head = (op, axes, direction, False, dtype, "NCHW", x, w, columns, None, None)
-    return conv_plan(*head, (*geometry, 1, "zeros", False, None, "auto", 0, None))
+    options = (*geometry, 1, "zeros", False, None, "auto", 0, None)
+    return conv_plan(*head, options, device=device)
 
 
 def im2col(
@@ -63,9 +65,10 @@ def im2col(
 
     def plan_in(_: str) -> _core.Plan:
         shape = call.shape("x", "NCHW") or ()
-        return _plan("im2col", "im2col", dtype_name(call.dtype), shape, None, kernel_size, geometry)
+        head = ("im2col", "im2col", dtype_name(call.dtype), shape, None)
+        return _plan(*head, kernel_size, geometry, call.device)
 
-    def kernel(plan: _core.Plan, columns: Dense) -> None:
+    def kernel(plan: _core.Plan, columns: View) -> None:
         plan.run(call.dense("x"), None, None, None, columns, None)
 
     return call.job(plan_in, kernel)()
@@ -96,10 +99,10 @@ def col2im(
 
     def plan_in(_: str) -> _core.Plan:
         given = call.shape("columns", "NCHW")
-        dtype = dtype_name(call.dtype)
-        return _plan("col2im", "col2im", dtype, shape, given, kernel_size, geometry)
+        head = ("col2im", "col2im", dtype_name(call.dtype), shape, given)
+        return _plan(*head, kernel_size, geometry, call.device)
 
-    def kernel(plan: _core.Plan, dx: Dense) -> None:
+    def kernel(plan: _core.Plan, dx: View) -> None:
         plan.run(call.dense("columns"), None, None, None, dx, None)
 
     return call.job(plan_in, kernel)()
@@ -166,7 +169,7 @@ def conv_matrix(
         raise ImportError("conv_matrix needs SciPy: pip install 'pyconv-engine[scipy]'") from error
     op = "conv_matrix"
     x = (1, *shape_tuple(op, "input_shape", input_shape))
-    call = Call(op, "NCHW", {"w": w}, may_turn=False)
+    call = Call(op, "NCHW", {"w": host_view(op, "w", w)}, may_turn=False)
     weights = call.dense("w")
     head = (op, axes_of(x), "fwd", False, dtype_name(call.dtype), "NCHW", x, weights.shape)
     options = (stride, padding, dilation, groups, "zeros", False, None, "auto", 0, None)

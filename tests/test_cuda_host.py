@@ -1,8 +1,9 @@
 """The CUDA kernels on the CPU: cuda/*.cu compiled as plain C++ against the header in cuda_host/,
 under AddressSanitizer, with the threads of a block in shuffled orders.
 
-The result has the C ABI of libpyconv and is preloaded in its place, so the tests of the CPU kernels
-run on it as they are; only large shapes are left out.
+The result is a module pyconv._cuda that computes on the CPU's memory. With cuda_host/fake_cupy.py
+in CuPy's place the tests of the CPU kernels run on it as they are, through the same Python code as
+on a GPU (cuda_host/on_device.py); only large shapes are left out.
 """
 
 import os
@@ -10,6 +11,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 
 import cases
@@ -27,7 +29,7 @@ CORE = ["capi", "check", "check_pool", "layer", "plan", "problem"]
 # "auto" is one of the others; the rest would take minutes.
 LEFT_OUT = ["auto", "million", "2_to_the_31", "every_algorithm", "winograd", "fft"]
 LEFT_OUT += [case.name for case in cases.BENCH]
-LEFT_OUT += ["kernel-31", "1d-blocks", "1d-long", "3d-large"]
+LEFT_OUT += ["the_suite", "without_cupy", "kernel-31", "1d-blocks", "1d-long", "3d-large"]
 
 
 def run(*command, **options):
@@ -39,31 +41,44 @@ def run(*command, **options):
 
 
 @pytest.fixture(scope="module")
-def preload(tmp_path_factory):
-    """What stands in for libpyconv, and AddressSanitizer's library, which must come first."""
+def environment(tmp_path_factory):
+    """Of processes with the host build: where it is, and AddressSanitizer's library first."""
+    pybind11 = pytest.importorskip("pybind11", reason="pip install pybind11")
     if sys.platform != "linux":
         pytest.skip("needs LD_PRELOAD")
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++")
-    asan = pathlib.Path(run(compiler, "-print-file-name=libasan.so").strip())
-    if not asan.is_absolute():
+    # libstdc++ as well: AddressSanitizer looks for what throws when the process starts.
+    libraries = ["libasan.so", "libstdc++.so.6"]
+    preload = [run(compiler, f"-print-file-name={name}").strip() for name in libraries]
+    if not pathlib.Path(preload[0]).is_absolute():
         pytest.skip("g++ has no AddressSanitizer")
     folder = tmp_path_factory.mktemp("cuda_host")
     plans = [ROOT / "csrc" / f"{p}.cpp" for p in CORE]
+    bind = ROOT / "cuda" / "bind.cpp"
+    python = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}", "-O1"]
+    python += ['-DPYCONV_COMPILER="g++"', '-DPYCONV_ARCHITECTURES="host"']
     kernels = sorted((ROOT / "cuda").glob("*.cu"), key=lambda p: -p.stat().st_size)
 
     def compiled(source):
         to = folder / f"{source.stem}.o"
-        how = ["-O2"] if source.parent == HOST else ASAN
+        how = python if source == bind else ["-O2"] if source.parent == HOST else ASAN
         run(compiler, *FLAGS, *how, "-c", "-x", "c++", source, "-o", to)
         return to
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, [*kernels, *plans, HOST / "scheduler.cpp"]))
-    library = folder / "libcuda_host.so"
-    run(compiler, "-shared", "-fsanitize=address", *objects, "-o", library)
-    return f"{asan} {library}"
+        objects = list(pool.map(compiled, [bind, *kernels, *plans, HOST / "scheduler.cpp"]))
+    module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    run(compiler, "-shared", "-fsanitize=address", *objects, "-o", module)
+    paths = [HOST, TESTS, os.environ.get("PYTHONPATH")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path),
+        "LD_PRELOAD": " ".join(preload),
+        "PYCONV_CUDA_HOST": str(module),
+        "ASAN_OPTIONS": "detect_leaks=0",
+    }
 
 
 @pytest.mark.parametrize(
@@ -72,17 +87,12 @@ def preload(tmp_path_factory):
         (1, ["test_conv.py"]),
         (2, ["test_conv_backward.py", "test_conv_transpose.py"]),
         (3, ["test_pool.py", "test_im2col.py", "test_activation.py"]),
+        (4, ["test_gpu_arrays.py", "test_bad_input.py"]),
     ],
 )
-def test_kernels(preload, seed, files):
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": preload,
-        "PYCONV_TARGET": "cuda",  # without the preloaded library this fails
-        "CUDA_HOST_SEED": str(seed),
-        "ASAN_OPTIONS": "detect_leaks=0",
-    }
+def test_kernels(environment, seed, files):
     chosen = " and ".join(f"not {name}" for name in LEFT_OUT)
-    pytest_options = ["-q", "-x", "-p", "no:cacheprovider", "-k", chosen]
+    options = ["-q", "-x", "-p", "on_device", "-p", "no:cacheprovider", "-k", chosen]
     paths = [TESTS / name for name in files]
-    run(sys.executable, "-P", "-m", "pytest", *pytest_options, *paths, cwd=ROOT, env=environment)
+    seeded = environment | {"CUDA_HOST_SEED": str(seed)}
+    run(sys.executable, "-P", "-m", "pytest", *options, *paths, cwd=ROOT, env=seeded)

@@ -33,7 +33,20 @@ inline cudaError_t cudaGetLastError() {
   return cudaSuccess;
 }
 inline const char* cudaGetErrorString(cudaError_t) {
-  return "";
+  return "no such device";
+}
+// One device.
+#define CUDART_VERSION 0
+inline cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int device) {
+  return device == 0 ? cudaSuccess : 101;
 }
 
 struct cudaLaunchConfig_t {
