@@ -163,39 +163,19 @@ void activation_backward(const std::string& activation, const py::array& dy, con
   require_ok(status);
 }
 
-const char* const layer_names[] = {
-    "batch_norm", "local_response_norm", "dropout", "activation", "sgd", "adam"};
-
 void run_layer(const std::string& kind, const py::tuple& arrays, const std::string& layout,
                int64_t n, int64_t c, int64_t pixels, const py::tuple& numbers, bool backward,
                bool training, int64_t size, uint64_t seed, const py::object& activation) {
-  pyconv_layer_desc d{};
-  d.struct_size = sizeof d;
-  d.op = kind.c_str();
-  d.kind = index_of(kind, "kind", kind, layer_names);
-  d.layout = index_of(kind, "layout", layout, layout_names);
-  d.activation = activation_of(kind, activation);
-  d.backward = backward;
-  d.training = training;
-  d.n = n, d.c = c, d.pixels = pixels, d.size = size, d.seed = seed;
-  if (arrays.empty() || arrays.size() > 8 || numbers.size() > 8)
-    raise(PyExc_ValueError, kind + ": takes 1 to 8 arrays and at most 8 numbers");
-  for (std::size_t i = 0; i < numbers.size(); ++i) d.numbers[i] = py::cast<double>(numbers[i]);
-  const auto first = py::cast<py::array>(arrays[0]);
-  d.dtype = first.itemsize() == 4 ? PYCONV_FLOAT32 : PYCONV_FLOAT64;
-  int64_t bytes[8];
-  require_ok(pyconv_layer_bytes(&d, bytes));
-  void* buffers[8] = {};
-  for (std::size_t i = 0; i < arrays.size(); ++i) {
-    const py::object array = arrays[i];
-    if (array.is_none() && bytes[i] < 0) continue;
-    buffers[i] = const_cast<void*>(Plan::pointer(("array " + std::to_string(i)).c_str(), array,
-                                                 std::size_t(bytes[i] < 0 ? -bytes[i] : bytes[i])));
-  }
+  const bool single = !arrays.empty() && py::cast<py::array>(arrays[0]).itemsize() == 4;
+  const auto pointer = [](const std::string& name, const py::object& array, std::size_t bytes) {
+    return const_cast<void*>(Plan::pointer(name.c_str(), array, bytes));
+  };
+  const LayerCall call(kind, single ? PYCONV_FLOAT32 : PYCONV_FLOAT64, arrays, layout, n, c, pixels,
+                       numbers, backward, training, size, seed, activation, pointer);
   pyconv_status status;
   {
     py::gil_scoped_release release;
-    status = pyconv_run_layer(&d, buffers, nullptr);
+    status = pyconv_run_layer(&call.desc, call.buffers, nullptr);
   }
   require_ok(status);
 }

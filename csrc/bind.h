@@ -160,6 +160,47 @@ inline int activation_of(const std::string& op, py::handle activation) {
              : index_of(op, "activation", py::cast<std::string>(activation), activation_names);
 }
 
+const char* const layer_names[] = {
+    "batch_norm", "local_response_norm", "dropout", "activation", "sgd", "adam"};
+
+// A call of a layer's kernel: pointer(name, object, bytes) makes an array's pointer, checked to
+// hold so many bytes.
+struct LayerCall {
+  std::string op;
+  pyconv_layer_desc desc{};
+  void* buffers[8] = {};
+
+  template <class Pointer>
+  LayerCall(const std::string& kind, int dtype, const py::tuple& arrays, const std::string& layout,
+            int64_t n, int64_t c, int64_t pixels, const py::tuple& numbers, bool backward,
+            bool training, int64_t size, uint64_t seed, const py::object& activation,
+            Pointer&& pointer)
+      : op(kind) {
+    desc.struct_size = sizeof desc;
+    desc.op = op.c_str();
+    desc.kind = index_of(op, "kind", kind, layer_names);
+    desc.dtype = dtype;
+    desc.layout = index_of(op, "layout", layout, layout_names);
+    desc.activation = activation_of(op, activation);
+    desc.backward = backward;
+    desc.training = training;
+    desc.n = n, desc.c = c, desc.pixels = pixels, desc.size = size, desc.seed = seed;
+    if (arrays.empty() || arrays.size() > 8 || numbers.size() > 8)
+      raise(PyExc_ValueError, op + ": takes 1 to 8 arrays and at most 8 numbers");
+    for (std::size_t i = 0; i < numbers.size(); ++i) desc.numbers[i] = py::cast<double>(numbers[i]);
+    int64_t bytes[8];
+    require_ok(pyconv_layer_bytes(&desc, bytes));
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+      const py::object array = arrays[i];
+      if (array.is_none() && bytes[i] < 0) continue;
+      buffers[i] = pointer("array " + std::to_string(i), array,
+                           std::size_t(bytes[i] < 0 ? -bytes[i] : bytes[i]));
+    }
+  }
+  LayerCall(const LayerCall&) = delete;  // desc points into it
+  LayerCall& operator=(const LayerCall&) = delete;
+};
+
 // A plan as Python sees it; a module adds how it is run on its arrays.
 class BoundPlan {
  public:

@@ -3,8 +3,6 @@
 
 #include <cuda_runtime.h>
 
-#include "kernels.cuh"
-
 namespace {
 
 using namespace pyconv::binding;
@@ -80,21 +78,45 @@ class Plan : public BoundPlan {
   }
 };
 
+int dtype_of(const std::string& op, const std::string& dtype) {
+  return index_of(op, "dtype", dtype, dtype_names);
+}
+
 void activation_backward(const std::string& activation, const std::string& dtype,
                          const py::object& dy, const py::object& y, const py::object& dx,
                          int device, std::uintptr_t stream) {
   const std::string op = "activation_backward";
-  const auto kind = pyconv::Activation(activation_of(op, py::str(activation)));
-  const bool single = index_of(op, "dtype", dtype, dtype_names) == PYCONV_FLOAT32;
+  const int kind = activation_of(op, py::str(activation)), type = dtype_of(op, dtype);
   const std::size_t bytes = memory("dy", dy).bytes;
   const void *from = buffer("dy", dy, bytes), *at = buffer("y", y, bytes);
   void* to = buffer("dx", dx, bytes);
-  const auto size = pyconv::i64(bytes / (single ? sizeof(float) : sizeof(double)));
-  py::gil_scoped_release release;
-  const OnDevice current(device);
-  const auto enqueue =
-      single ? pyconv::cuda::activation_backward<float> : pyconv::cuda::activation_backward<double>;
-  enqueue(kind, size, from, at, to, 0, reinterpret_cast<void*>(stream));
+  const auto size = int64_t(bytes / (type == PYCONV_FLOAT32 ? sizeof(float) : sizeof(double)));
+  pyconv_status status;
+  {
+    py::gil_scoped_release release;
+    const OnDevice current(device);
+    status =
+        pyconv_activation_backward(kind, type, size, from, at, to, reinterpret_cast<void*>(stream));
+  }
+  require_ok(status);
+}
+
+void run_layer(const std::string& kind, const std::string& dtype, const py::tuple& arrays,
+               const std::string& layout, int64_t n, int64_t c, int64_t pixels,
+               const py::tuple& numbers, bool backward, bool training, int64_t size, uint64_t seed,
+               const py::object& activation, int device, std::uintptr_t stream) {
+  const auto pointer = [](const std::string& name, const py::object& array, std::size_t bytes) {
+    return buffer(name.c_str(), array, bytes);
+  };
+  const LayerCall call(kind, dtype_of(kind, dtype), arrays, layout, n, c, pixels, numbers, backward,
+                       training, size, seed, activation, pointer);
+  pyconv_status status;
+  {
+    py::gil_scoped_release release;
+    const OnDevice current(device);
+    status = pyconv_run_layer(&call.desc, call.buffers, reinterpret_cast<void*>(stream));
+  }
+  require_ok(status);
 }
 
 // 0 where there is no driver, or no device.
@@ -113,6 +135,7 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
                           py::arg("residual"), py::arg("out"), py::arg("aux"), py::arg("workspace"),
                           py::arg("device"), py::arg("stream"));
   m.def("activation_backward", &activation_backward);
+  m.def("run_layer", &run_layer);
   m.def("device_count", &device_count);
   m.attr("abi_version") = PYCONV_ABI_VERSION;
   m.attr("runtime_version") = CUDART_VERSION;

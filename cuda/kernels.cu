@@ -25,7 +25,7 @@ const Kernels kernels_table{
     {reshape<float>, reshape<double>},
     {pool<float>, pool<double>},
     {activation_backward<float>, activation_backward<double>},
-    {}};
+    {layer<float>, layer<double>}};
 
 }  // namespace
 }  // namespace cuda

@@ -41,4 +41,13 @@ template <class T>
 void activation_backward(Activation, i64 size, const void* dy, const void* y, void* dx, int threads,
                          void* stream);
 
+template <class T>
+void batch_norm(const LayerProblem&, void* const* buffers, void* stream);
+template <class T>
+void batch_norm_backward(const LayerProblem&, void* const* buffers, void* stream);
+template <class T>
+void local_response_norm(const LayerProblem&, void* const* buffers, void* stream);  // both passes
+template <class T>
+void layer(const LayerProblem&, void* const* buffers, int threads, void* stream);
+
 }  // namespace pyconv::cuda

@@ -59,6 +59,25 @@ def plan_pool(*arguments: Any) -> Plan:
 def activation_backward(
     activation: str, dtype: str, dy: Buffer, y: Buffer, dx: Buffer, device: int, stream: int
 ) -> None: ...
+def run_layer(
+    kind: str,
+    dtype: str,
+    buffers: tuple[Buffer, ...],
+    layout: str,
+    n: int,
+    c: int,
+    pixels: int,
+    numbers: tuple[float, ...],
+    backward: bool,
+    training: bool,
+    size: int,
+    seed: int,
+    activation: str | None,
+    device: int,
+    stream: int,
+) -> None:
+    """As `_core.run_layer`."""
+
 def device_count() -> int:
     """0 where there is no driver or no device."""
 

@@ -314,3 +314,26 @@ def activation_backward(activation: str, dy: View, y: View, dx: View) -> None:
     stream = dy.library.stream(dy.device)
     buffers = (dy.buffer, y.buffer, dx.buffer)
     module().activation_backward(activation, dy.dtype.name, *buffers, dy.device, stream)
+
+
+def run_layer(
+    kind: str,
+    arrays: tuple[View | None, ...],
+    layout: str,
+    n: int,
+    c: int,
+    pixels: int,
+    numbers: tuple[float, ...],
+    backward: bool = False,
+    training: bool = False,
+    size: int = 0,
+    seed: int = 0,
+    activation: str | None = None,
+) -> None:
+    """`_core.run_layer` on device views."""
+    first = next(view for view in arrays if view is not None)
+    buffers = tuple(None if view is None else view.buffer for view in arrays)
+    options = (backward, training, size, seed, activation)
+    stream = first.library.stream(first.device)
+    head = (kind, first.dtype.name, buffers, layout, n, c, pixels, numbers)
+    module().run_layer(*head, *options, first.device, stream)
