@@ -23,17 +23,20 @@ PYCONV_INLINE void unrolled(Body&& body) {
       PYCONV_ALWAYS { (body(Constant<I>{}), ...); }(std::make_integer_sequence<int, N>{});
 }
 
-// A load into a register. GCC would rather make it an operand of every FMA that uses it and load as
-// often: 80 instead of 120 GFLOP/s where loads bound the loop.
+// A value in a register. GCC would rather make a load an operand of every FMA that uses it and load
+// as often: 80 instead of 120 GFLOP/s where loads bound the loop.
 template <class T>
-PYCONV_INLINE Vec<T> load_once(const T* p) {
-  Vec<T> v = load(p);
+PYCONV_INLINE Vec<T> once(Vec<T> v) {
 #if defined(__x86_64__)
   asm("" : "+v"(v));
 #elif defined(__aarch64__)
   asm("" : "+w"(v));
 #endif
   return v;
+}
+template <class T>
+PYCONV_INLINE Vec<T> load_once(const T* p) {
+  return once<T>(load(p));
 }
 
 // What the thread's next task will read, fetched a little with each register tile of this one: a

@@ -6,6 +6,7 @@
 // pixels at a time; lanes run along channels, so that from NCHW the side of the lanes is
 // transposed, the smaller one.
 #pragma once
+#include "channel_weight.h"
 #include "gemm.h"
 
 namespace pyconv::PYCONV_TARGET {
@@ -73,8 +74,15 @@ struct WeightBlocks {
 };
 
 template <class T>
+PYCONV_INLINE bool by_channels(const Correlation& q) {
+  return q.layout == Layout::nhwc && ChannelWeight<T>::fits(q);
+}
+
+template <class T>
 void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
   const Correlation q = correlation(p, Pass::fwd);
+  if (by_channels<T>(q))
+    return ChannelWeight<T>(q, static_cast<const T*>(b.a), static_cast<const T*>(b.b)).run(b);
   const WeightBlocks<T> blocks(q);
   const bool channels_last = blocks.channels_last, along_results = blocks.lanes_along_results;
   const i64 filters = p.k * q.depth();
@@ -178,8 +186,11 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
 
 template <class T>
 std::size_t gemm_scratch_bytes(const ConvProblem& p, Pass pass) {
-  if (pass == Pass::bwd_weight)
-    return std::size_t(WeightBlocks<T>(correlation(p, Pass::fwd)).scratch_elements()) * sizeof(T);
+  if (pass == Pass::bwd_weight) {
+    const Correlation q = correlation(p, Pass::fwd);
+    if (by_channels<T>(q)) return ChannelWeight<T>(q, nullptr, nullptr).scratch_bytes();
+    return std::size_t(WeightBlocks<T>(q).scratch_elements()) * sizeof(T);
+  }
   i64 most = 0;
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
     const Correlation q = without_rows(correlation(p, pass, phase));
@@ -206,6 +217,7 @@ template <class T>
 std::size_t gemm_shared_bytes(const ConvProblem& p, Pass pass) {
   if (pass != Pass::bwd_weight) return 0;
   const Correlation q = correlation(p, Pass::fwd);
+  if (by_channels<T>(q)) return ChannelWeight<T>(q, nullptr, nullptr).shared_bytes();
   const WeightBlocks<T> blocks(q);
   return blocks.parts > 1 ? std::size_t(blocks.parts * p.k * q.depth()) * sizeof(T) : 0;
 }
