@@ -74,8 +74,11 @@ const Rule rules[] = {
        // Weight gradient, against the best of direct and GEMM: 3x3 with 16 channels a group 75 and
        // 130, 512 at 7x7 288 and 212; 5x5 from 20 to 50 117 and 193, from 64 to 64 257 and 229.
        const i64 least = pass != Pass::bwd_weight ? 16 : p.filter[2] == 5 ? 64 : 32;
+       // A tile has 4x4 results. 256 channels at 3x3 and at 2x2, 64 images, Winograd and GEMM: NCHW
+       // 299 and 66, 130 and 45; NHWC 239 and 259, 114 and 214.
+       const i64 side = p.layout == Layout::nchw ? 2 : 4;
        return !d.strict && pays && p.c_per_group() >= least && p.k_per_group() >= least &&
-              p.out[1] >= 4 && p.out[2] >= 4;
+              p.out[1] >= side && p.out[2] >= side;
      },
      "a 3x3 or 5x5 filter at stride 1: Winograd needs 2.8 to 4 times fewer products"},
     {Algorithm::direct,
