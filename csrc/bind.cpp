@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "memory_pool.h"
+
 namespace {
 
 using namespace pyconv::binding;
@@ -180,6 +182,38 @@ void run_layer(const std::string& kind, const py::tuple& arrays, const std::stri
   require_ok(status);
 }
 
+// Slot 304 of NumPy's C API, which is there since 1.22: PyDataMem_SetHandler.
+py::object set_memory_handler(const py::object& handler) {
+  static void** const api = [] {
+    const auto version = py::cast<std::string>(py::module_::import("numpy").attr("__version__"));
+    const char* name =
+        version[0] == '1' ? "numpy.core._multiarray_umath" : "numpy._core._multiarray_umath";
+    const auto capsule = py::module_::import(name).attr("_ARRAY_API");
+    return static_cast<void**>(PyCapsule_GetPointer(capsule.ptr(), nullptr));
+  }();
+  PyObject* before = reinterpret_cast<PyObject* (*)(PyObject*)>(api[304])(handler.ptr());
+  if (!before) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(before);
+}
+
+MemoryPool& pool_of(const py::object& capsule) {
+  void* handler = PyCapsule_GetPointer(capsule.ptr(), "mem_handler");
+  if (!handler) throw py::error_already_set();
+  return *static_cast<MemoryPool*>(static_cast<MemoryPool::Handler*>(handler)->pool);
+}
+
+// A NumPy memory handler: a capsule, which lives as long as the last array it gave memory to.
+py::object memory_pool() {
+  auto pool = std::make_unique<MemoryPool>();
+  PyObject* capsule = PyCapsule_New(pool->handler(), "mem_handler", [](PyObject* object) {
+    void* handler = PyCapsule_GetPointer(object, "mem_handler");
+    delete static_cast<MemoryPool*>(static_cast<MemoryPool::Handler*>(handler)->pool);
+  });
+  if (!capsule) throw py::error_already_set();
+  pool.release();
+  return py::reinterpret_steal<py::object>(capsule);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
@@ -200,6 +234,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("n"), py::arg("c"), py::arg("pixels"), py::arg("numbers"),
         py::arg("backward") = false, py::arg("training") = false, py::arg("size") = 0,
         py::arg("seed") = 0, py::arg("activation") = py::none());
+  m.def("memory_pool", &memory_pool);
+  m.def("set_memory_handler", &set_memory_handler);
+  m.def("trim_memory_pool", [](const py::object& pool) { pool_of(pool).trim(); });
+  m.def("idle_bytes", [](const py::object& pool) { return pool_of(pool).idle_bytes(); });
   m.def("set_num_threads", &pyconv_set_num_threads);
   m.def("get_num_threads", &pyconv_get_num_threads);
   m.def("targets", [] {

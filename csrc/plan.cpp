@@ -90,8 +90,7 @@ const Rule rules[] = {
        // to 32 (two cores) 186 and 150, 156 and 182.
        const i64 products = p.c_per_group() * p.k_per_group();
        const bool channels_last = p.layout == Layout::nhwc;
-       if (pass == Pass::bwd_weight)
-         return p.taps() > 1 && !channels_last && products <= 2048;
+       if (pass == Pass::bwd_weight) return p.taps() > 1 && !channels_last && products <= 2048;
        // Pixels read in place: 1x1 from 24 to 144 in NHWC 134 by GEMM, 46 direct.
        if (channels_last && p.taps() == 1 && p.c_per_group() >= 16) return false;
        return products <= (channels_last ? 4096 : 8192);

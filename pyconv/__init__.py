@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import config, get_num_threads, set_num_threads, show_config
 from ._errors import FormatError
+from ._memory import MemoryPool
 from ._plan import Plan, plan_conv
 from .functional import *  # noqa: F403
 from .functional import __all__ as _operations
@@ -36,6 +37,7 @@ _LAZY = {
 
 __all__ = [
     "FormatError",
+    "MemoryPool",
     "Plan",
     "Trainer",
     "__version__",

@@ -162,3 +162,12 @@ def set_target(name: str) -> None: ...
 abi_version: int
 compiler: str
 openmp: bool
+
+def memory_pool() -> object:
+    """A memory handler of NumPy (NEP 49) that keeps large blocks; see `pyconv.MemoryPool`."""
+
+def set_memory_handler(handler: object) -> object:
+    """NumPy's handler for this context; returns the one before."""
+
+def trim_memory_pool(pool: object) -> None: ...
+def idle_bytes(pool: object) -> int: ...

@@ -70,7 +70,7 @@ def test_kernels_use_no_inline_function_with_external_linkage():
         for header in re.findall(r"#include <([^>]+)>", path.read_text()):
             assert header in allowed, f"{path.name} includes <{header}>"
         assert not re.search(
-            r"\bstd::(?!size_t|int\d|uint\d|(make_)?integer_sequence)", path.read_text()
+            r"\bstd::(?!size_t|uintptr_t|int\d|uint\d|(make_)?integer_sequence)", path.read_text()
         ), path.name
 
 

@@ -1,10 +1,14 @@
-"""Memory stays bounded however shapes vary (Linux: read from /proc)."""
+"""Memory stays bounded however shapes vary (Linux: read from /proc), and pools keep it."""
 
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+
+import pyconv as pc
 
 SHAPES = """
     import random
@@ -39,3 +43,73 @@ def test_200_shapes_leave_memory_where_it_was():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 50
+
+
+def test_pooled_arrays_lie_where_the_ones_before_lay():
+    pool = pc.MemoryPool()
+    with pool:
+        first = np.ones(1 << 22, np.float32)
+        address = first.ctypes.data
+        assert address % 64 == 0
+        del first
+        assert pool.idle_bytes >= 1 << 24
+        second = np.empty((1 << 22) - 5, np.float32)
+        assert second.ctypes.data == address
+        third = np.empty(1 << 22, np.float32)
+        assert third.ctypes.data != address
+        with pool:
+            assert not np.zeros(1 << 22).any()
+        assert pc.conv1d(np.ones((1, 1, 1 << 20), "f4"), np.ones((1, 1, 1), "f4")).all()
+    assert pool.idle_bytes == 0
+    del third  # after the block: straight back
+    assert pool.idle_bytes == 0
+    del pool  # arrays outlive it
+    second.fill(1)
+    assert second.all()
+
+
+def test_pooled_arrays_of_other_sizes_replace_each_other():
+    """No more is kept than was in use at once."""
+    with pc.MemoryPool() as pool:
+        for megabytes in (8, 3, 5, 2, 7):
+            np.ones(megabytes << 20, np.uint8)
+            assert pool.idle_bytes <= 8 << 20
+        two = [np.ones(4 << 20, np.uint8) for _ in range(2)]
+        del two
+        assert pool.idle_bytes == 8 << 20
+
+
+def test_pooled_arrays_change_size():
+    with pc.MemoryPool():
+        array = np.arange(10.0)
+        for size in (1 << 20, 1 << 10, 1 << 22, 1 << 21, 10):
+            array.resize(size, refcheck=False)
+            assert array[:10].tolist() == list(range(10))
+
+
+def test_pooled_results_are_the_same_bits():
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((4, 16, 80, 80), np.float32)
+    w = generator.standard_normal((16, 16, 3, 3), np.float32)
+    want = pc.conv2d(x, w)
+    with pc.MemoryPool():
+        for _ in range(3):
+            y = pc.conv2d(x, w)
+            assert np.array_equal(y, want)
+            y[...] = np.nan
+            del y
+
+
+def test_threads_share_a_pool():
+    pool = pc.MemoryPool()
+
+    def work(seed):
+        generator = np.random.default_rng(seed)
+        with pool:
+            for _ in range(200):
+                array = np.full(generator.integers(1 << 18, 1 << 20), seed, np.float64)
+                assert (array == seed).all()
+
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(work, range(4)))
+    assert pool.idle_bytes == 0

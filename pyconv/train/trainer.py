@@ -13,6 +13,7 @@ import numpy as np
 
 from pyconv._arrays import Array
 from pyconv._errors import FormatError
+from pyconv._memory import MemoryPool
 from pyconv.data.augment import Augmentation, Batch
 from pyconv.data.dataset import Dataset
 from pyconv.data.prefetch import prefetch
@@ -83,6 +84,7 @@ class Trainer:
         self.callbacks = tuple(callbacks)
         self.prepare, self.augment = prepare, augment
         self.parts, self.clip, self.average = parts, clip, average
+        self._memory = MemoryPool()  # each step asks for the arrays of the one before
         self.history = History()
         self.epoch = 0  # epochs finished
         self.position = 0  # steps finished within the next one
@@ -107,8 +109,9 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_begin(self, epochs, steps)
         try:
-            while self.epoch < last and not self.stopped:
-                self._run_epoch(x, y, steps, validation)
+            with self._memory:
+                while self.epoch < last and not self.stopped:
+                    self._run_epoch(x, y, steps, validation)
         finally:
             self.stopped = False
             self.net.input_gradient = True
@@ -134,7 +137,7 @@ class Trainer:
         """
         x, y = _arrays(data)
         loss, hits, start = 0.0, 0, 0
-        with self.averaged():
+        with self.averaged(), self._memory:
             for outputs in self._outputs(x, level):
                 batch = y[start : start + len(outputs)]
                 start += len(outputs)
@@ -148,7 +151,7 @@ class Trainer:
 
         `level` of test-time augmentation: see `data.views`.
         """
-        with self.averaged():
+        with self.averaged(), self._memory:
             return np.concatenate(list(self._outputs(x, level)))
 
     def _outputs(self, x: Array, level: int) -> Iterator[Array]:

@@ -56,6 +56,7 @@ CATALOGUE: dict[str, Model] = {
     "klein3": Model(partial(klein, 3), (24, 24)),
     "klein4": Model(partial(klein, 4), (24, 24)),
     "fast_cifar": Model(fast_cifar, (32, 32)),
+    "fast_cifar_half": Model(partial(fast_cifar, widths=(32, 128, 128)), (32, 32)),
     "alexnet": Model(alexnet, (227, 227)),
     "zfnet": Model(zfnet, (224, 224)),
     "vgg16": Model(vgg16, (224, 224)),
