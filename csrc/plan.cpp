@@ -59,10 +59,14 @@ const Rule rules[] = {
     {Algorithm::direct,
      [](const ConvProblem& p, Pass pass, const Desc&) {
        // Two Sapphire Rapids cores, GFLOP/s of direct, Winograd and GEMM. 3x3: 16 channels a group
-       // at 14x14 201, 192, 80 (NHWC 102, 110, 121); 32 at 7x7 166, 206, 84. 5x5: 16 to 32 at 28x28
-       // 259, 331, 147; 20 to 50 at 12x12 194, 398, 134.
+       // at 14x14 201, 192, 80; 32 at 7x7 166, 206, 84 (NHWC, one
+       // core: 108, 66, 113). 5x5: 16 to 32 at 28x28 259, 331, 147 (NHWC, one core: 154, 145, 115);
+       // 20 to 50 at 12x12 194, 398, 134.
        const bool five = p.filter[1] == 5 && p.filter[2] == 5;
-       return pass != Pass::bwd_weight && p.c_per_group() * p.k_per_group() <= (five ? 255 : 576);
+       const bool channels_last = p.layout == Layout::nhwc;
+       const bool small = channels_last && p.out[1] * p.out[2] <= 64;
+       const i64 most = five ? (channels_last ? 512 : 255) : small ? 1024 : 576;
+       return pass != Pass::bwd_weight && p.c_per_group() * p.k_per_group() <= most;
      },
      "so few channels that transforms or columns would cost more than the products they save"},
     {Algorithm::winograd,
@@ -84,15 +88,19 @@ const Rule rules[] = {
     {Algorithm::direct,
      [](const ConvProblem& p, Pass pass, const Desc&) {
        // One Sapphire Rapids core, GFLOP/s of direct against GEMM, NCHW and NHWC. 3x3 stride 2: 32
-       // to 64 channels 115 and 53, 115 and 78; 64 to 128 86 and 80, 91 and 103; 128 to 128 85 and
-       // 81, its input gradient 63 and 72. 1x1 64 to 64: 89 and 60, 87 and 55. Weight gradient,
-       // 3x3: 16 channels a group 68 and 27, 59 and 27; 32 to 64 75 and 71, 57 and 72; 5x5 from 16
-       // to 32 (two cores) 186 and 150, 156 and 182.
+       // to 64 channels 115 and 53, 119 and 121; 64 to 128 (2x2) 87 and 107, 107 and 123; 128 to
+       // 128 112 and 125, 133 and 133. NHWC's input gradients at stride 2, whose phases share a
+       // band: 32 to 64 130 and 121, 64 to 128 144 and 137, 128 to 128 141 and 135, 256 to 512 126
+       // and 143. 1x1 64 to 64: 89 and 60, 87 and 55. Weight gradient, 3x3: 16 channels a group 68
+       // and 27, 59 and 27; 32 to 64 75 and 71, 57 and 72; 5x5 from 16 to 32 (two cores) 186 and
+       // 150, 156 and 182.
        const i64 products = p.c_per_group() * p.k_per_group();
        const bool channels_last = p.layout == Layout::nhwc;
        if (pass == Pass::bwd_weight) return p.taps() > 1 && !channels_last && products <= 2048;
        // Pixels read in place: 1x1 from 24 to 144 in NHWC 134 by GEMM, 46 direct.
        if (channels_last && p.taps() == 1 && p.c_per_group() >= 16) return false;
+       if (channels_last && pass == Pass::bwd_data && phase_count(p, pass) > 1)
+         return products <= 16384;
        return products <= (channels_last ? 4096 : 8192);
      },
      "few channels: lanes run along the pixels of shifted rows, without columns"},

@@ -4,6 +4,8 @@
 //   forward, input gradient   a band of the source (band.h), then register tiles (direct_tile.h):
 //                             rows of a band follow each other without gaps, so one run of vectors
 //                             crosses narrow images, and what lies between two rows is dropped
+//                             In NHWC, with a vector of result channels or more in a group, lanes
+//                             run along these: direct_channels.h
 //   weight gradient           direct_weight.h
 //   depthwise in NHWC         depthwise.h
 //
@@ -14,6 +16,7 @@
 #include "border.h"
 #include "depthwise.h"
 #include "direct_blocks.h"
+#include "direct_channels.h"
 #include "direct_weight.h"
 #include "epilogue.h"
 
@@ -74,18 +77,9 @@ struct DirectPhase {
   Ahead<T> ahead(i64 task) const {
     if (task >= blocks.tasks(q) || q.layout == Layout::nhwc || blocks.chunked) return {};
     const DirectPlace to = place(task);
-    const AxisMap &D = q.axis[0], &H = q.axis[1];
-    const i64 reach = H.tap_step * (H.taps - 1);
-    const i64 begin = H.source(to.at[1], 0) + min_of<i64>(0, reach);
-    const i64 first = max_of<i64>(0, begin);
-    const i64 end = begin + (to.results[1] - 1) * H.step + max_of(reach, -reach) + 1;
-    const i64 d = D.source(to.at[0], 0), lines = min_of(end, H.source_size) - first;
-    if (d < 0 || d >= D.source_size || lines <= 0) return {};
     const i64 sums = to.planes * blocks.task_blocks * blocks.rows * blocks.sums_row;
-    return {static_cast<const T*>(b.a) + to.plane * q.source_channels * q.source.c +
-                d * q.source.axis[0] + first * q.source.axis[1],
-            lines * q.source.axis[1], q.source.c, to.planes * q.source_channels,
-            ceil_div(sums, tile_sums * lanes<T>)};
+    const T* image = static_cast<const T*>(b.a) + to.plane * q.source_channels * q.source.c;
+    return ahead_of(q, image, to.planes, to.at, to.results, ceil_div(sums, tile_sums * lanes<T>));
   }
 
   // Sums of a tile; stored, or left in `sums` (nullptr: in scratch): plane, channel, line.
@@ -342,6 +336,10 @@ DirectBytes direct_bytes(const ConvProblem& p, Pass pass) {
     const i64 parts = blocks.parts > 1 ? blocks.parts * p.k * p.c_per_group() * p.taps() : 0;
     return {blocks.scratch_bytes(), std::size_t(parts) * sizeof(T)};
   }
+  if (channel_lanes_fit<T>(p, pass)) {
+    const ChannelBlocks<T> blocks(p, pass);
+    return {blocks.scratch_bytes(), std::size_t(blocks.table_bytes)};
+  }
   const auto include = [&](std::size_t scratch, std::size_t shared) {
     most = {max_of(most.scratch, scratch), max_of(most.shared, shared)};
   };
@@ -371,11 +369,17 @@ std::size_t direct_shared_bytes(const ConvProblem& p, Pass pass) {
 }
 
 template <class T>
+std::size_t direct_packed_bytes(const ConvProblem& p, Pass pass) {
+  return channel_lanes_fit<T>(p, pass) ? ChannelBlocks<T>(p, pass).packed_bytes(p) : 0;
+}
+
+template <class T>
 void direct(const ConvProblem& p, Pass pass, const Buffers& b) {
   if (pass == Pass::bwd_weight) {
     const Correlation q = correlation(p, Pass::fwd);
     return depthwise_fits(p) ? depthwise_bwd_weight<T>(p, q, b) : direct_bwd_weight<T>(p, b);
   }
+  if (channel_lanes_fit<T>(p, pass)) return channel_lanes<T>(p, pass, b);
   if (depthwise_fits(p)) depthwise_pack<T>(p, b);
   PhasePairs<T> pairs(p, pass);
   for_each_phase<T>(p, pass, b, [&](const Correlation& phase) {

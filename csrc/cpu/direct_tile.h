@@ -5,23 +5,9 @@
 //               it is a tap of, so a depthwise filter of R lines loads it (LINES + R - 1) / LINES
 //               times, not R times
 #pragma once
-#include <utility>
-
 #include "band.h"
 
 namespace pyconv::PYCONV_TARGET {
-
-// body(0), ..., body(N - 1) with constant arguments: arrays of vectors that only such code touches
-// are registers from the start. (GCC keeps them in memory where a loop of `if`s is unrolled late.)
-template <int I>
-struct Constant {
-  constexpr operator int() const { return I; }
-};
-template <int N, class Body>
-PYCONV_INLINE void unrolled(Body&& body) {
-  [&]<int... I>(std::integer_sequence<int, I...>)
-      PYCONV_ALWAYS { (body(Constant<I>{}), ...); }(std::make_integer_sequence<int, N>{});
-}
 
 // A value in a register. GCC would rather make a load an operand of every FMA that uses it and load
 // as often: 80 instead of 120 GFLOP/s where loads bound the loop.
@@ -66,6 +52,26 @@ struct Ahead {
     }
   }
 };
+
+// `results` of `planes` neighbouring groups or images (one in NHWC) from at[] on, in `tiles`
+// register tiles. `image`: the first channel of the first.
+template <class T>
+PYCONV_INLINE Ahead<T> ahead_of(const Correlation& q, const T* image, i64 planes,
+                                const i64 (&at)[3], const i64 (&results)[3], i64 tiles) {
+  const AxisMap &D = q.axis[0], &H = q.axis[1];
+  const i64 reach = H.tap_step * (H.taps - 1);
+  const i64 begin = H.source(at[1], 0) + min_of<i64>(0, reach);
+  const i64 first = max_of<i64>(0, begin);
+  const i64 end = begin + (results[1] - 1) * H.step + max_of(reach, -reach) + 1;
+  const i64 d = D.source(at[0], 0), lines = min_of(end, H.source_size) - first;
+  if (d < 0 || d >= D.source_size || lines <= 0) return {};
+  image += d * q.source.axis[0] + first * q.source.axis[1];
+  const i64 row = q.source.axis[1];
+  if (q.layout == Layout::nchw || q.groups == 1)
+    return {image, lines * row, q.source.c,
+            q.layout == Layout::nchw ? planes * q.source_channels : 1, tiles};
+  return {image, q.source_channels, q.source.axis[2], lines * q.axis[2].source_size, tiles};
+}
 
 // 24 sums hide the latency of the FMA and leave room for the operands in 32 registers, 12 in 16.
 constexpr int tile_sums = vector_registers == 32 ? 24 : 12;

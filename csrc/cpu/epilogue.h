@@ -51,14 +51,21 @@ struct Epilogue {
     }
   }
 
-  // `count` neighbouring channels of one pixel (NHWC).
-  PYCONV_NOINLINE void store_channels(const T* sums, i64 channel, i64 at, i64 count) const {
+  // `count` neighbouring channels (NHWC) of pixels `step` apart, whose sums are `width` apart.
+  PYCONV_NOINLINE void store_channels(const T* sums, i64 width, i64 channel, i64 at, i64 step,
+                                      i64 count, i64 pixels) const {
     for (i64 i = 0; i < count; i += lanes<T>) {
       const int some = int(min_of<i64>(lanes<T>, count - i));
       const Vec<T> added = bias ? load_first(bias + channel + i, some) : Vec<T>{};
-      const Vec<T> beside = residual ? load_first(residual + at + i, some) : Vec<T>{};
-      store_first(out + at + i, finish(load_first(sums + i, some), added, beside), some);
+      i64 to = at + i;
+      for (i64 e = 0; e < pixels; ++e, to += step) {
+        const Vec<T> beside = residual ? load_first(residual + to, some) : Vec<T>{};
+        store_first(out + to, finish(load_first(sums + e * width + i, some), added, beside), some);
+      }
     }
+  }
+  PYCONV_INLINE void store_channels(const T* sums, i64 channel, i64 at, i64 count) const {
+    store_channels(sums, 0, channel, at, 0, count, 1);
   }
 };
 
@@ -72,25 +79,29 @@ PYCONV_INLINE Epilogue<T> epilogue(const ConvProblem& p, const Correlation& q, c
           static_cast<T*>(b.out) + channel * q.result.c, p.activation};
 }
 
-// body(phase) for every phase that has results; before it, results that no tap reaches get the
-// epilogue of an empty sum.
+// Results that no tap reaches get the epilogue of an empty sum.
+template <class T>
+void finish_untapped(const ConvProblem& p, Pass pass, const Buffers& b) {
+  if (!has_untapped_results(p, pass)) return;
+  const Correlation q = correlation(p, Pass::bwd_data);
+  const i64 rows = p.in[0] * p.in[1];
+  parallel_for(p.n * rows, b.threads, [&](i64 task, int) {
+    const T nothing[lanes<T>] = {};
+    const i64 at = task / rows * q.result.n + task % rows * q.result.axis[1];
+    for (i64 c = 0; c < p.c; ++c) {
+      const Epilogue<T> end = epilogue<T>(p, q, b, c / q.result_channels);
+      const i64 channel = c % q.result_channels;
+      for (i64 w = 0; w < p.in[2]; w += lanes<T>)
+        end.store_pixels(nothing, channel, at + channel * q.result.c + w * q.result.axis[2],
+                         q.result.axis[2], min_of<i64>(lanes<T>, p.in[2] - w));
+    }
+  });
+}
+
+// body(phase) for every phase that has results, and before it what no phase has.
 template <class T, class Body>
 PYCONV_INLINE void for_each_phase(const ConvProblem& p, Pass pass, const Buffers& b, Body&& body) {
-  if (has_untapped_results(p, pass)) {
-    const Correlation q = correlation(p, Pass::bwd_data);
-    const i64 rows = p.in[0] * p.in[1];
-    parallel_for(p.n * rows, b.threads, [&](i64 task, int) {
-      const T nothing[lanes<T>] = {};
-      const i64 at = task / rows * q.result.n + task % rows * q.result.axis[1];
-      for (i64 c = 0; c < p.c; ++c) {
-        const Epilogue<T> end = epilogue<T>(p, q, b, c / q.result_channels);
-        const i64 channel = c % q.result_channels;
-        for (i64 w = 0; w < p.in[2]; w += lanes<T>)
-          end.store_pixels(nothing, channel, at + channel * q.result.c + w * q.result.axis[2],
-                           q.result.axis[2], min_of<i64>(lanes<T>, p.in[2] - w));
-      }
-    });
-  }
+  finish_untapped<T>(p, pass, b);
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
     const Correlation q = correlation(p, pass, phase);
     body(q);

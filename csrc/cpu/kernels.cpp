@@ -24,8 +24,12 @@ void reshape(const ConvProblem& p, Pass pass, const Buffers& b) {
 }
 
 template <class T>
-constexpr ConvKernel direct_kernel{
-    nullptr, nullptr, nullptr, direct_scratch_bytes<T>, direct_shared_bytes<T>, direct<T>};
+constexpr ConvKernel direct_kernel{nullptr,
+                                   direct_packed_bytes<T>,
+                                   channel_lanes_pack<T>,
+                                   direct_scratch_bytes<T>,
+                                   direct_shared_bytes<T>,
+                                   direct<T>};
 template <class T>
 constexpr ConvKernel gemm_kernel{
     nullptr, gemm_packed_bytes<T>, gemm_pack<T>, gemm_scratch_bytes<T>, gemm_shared_bytes<T>,

@@ -7,6 +7,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #if PYCONV_VECTOR_BYTES == 64
 #include <immintrin.h>
 #endif
@@ -41,6 +42,18 @@ using Vec = typename VecOf<T>::type;
 
 template <class T>
 constexpr int lanes = PYCONV_VECTOR_BYTES / int(sizeof(T));
+
+// body(0), ..., body(N - 1) with constant arguments: arrays of vectors that only such code touches
+// are registers from the start. (GCC keeps them in memory where a loop of `if`s is unrolled late.)
+template <int I>
+struct Constant {
+  constexpr operator int() const { return I; }
+};
+template <int N, class Body>
+PYCONV_INLINE void unrolled(Body&& body) {
+  [&]<int... I>(std::integer_sequence<int, I...>)
+      PYCONV_ALWAYS { (body(Constant<I>{}), ...); }(std::make_integer_sequence<int, N>{});
+}
 
 // 32 vector registers on AVX-512 and NEON, 16 elsewhere.
 #if PYCONV_VECTOR_BYTES == 64 || defined(__aarch64__)
@@ -129,7 +142,35 @@ PYCONV_INLINE Vec<T> every_other(Vec<T> a, Vec<T> b, int first) {
 #endif
 }
 
-// The inverse: a0 b0 a1 b1 ..., its first or second half.
+// Every STEP-th element from p on. The lanes [first, last); the others are zero and are not read.
+template <int STEP, class T>
+PYCONV_INLINE Vec<T> load_stepped(const T* p, int first, int last) {
+  constexpr int width = lanes<T>;
+  if constexpr (STEP == 1) {
+    return load_between(p, first, last);
+  } else {
+    const int low = STEP * first, high = STEP * (last - 1) + 1;
+    Vec<T> v{};
+    unrolled<STEP>([&](auto m) PYCONV_ALWAYS {
+      const auto within = [&](int i) PYCONV_ALWAYS {
+        return i<m * width ? 0 : i>(m + 1) * width ? width : i - m * width;
+      };
+      const Vec<T> part = load_between(p + m * width, within(low), within(high));
+#if defined(__clang__)
+      for (int i = 0; i < width; ++i)
+        if (i * STEP / width == m) v[i] = part[i * STEP % width];
+#else
+      decltype(v < v) from{};
+      for (int i = 0; i < width; ++i)
+        from[i] = i * STEP / width == m ? width + i * STEP % width : i;
+      v = __builtin_shuffle(v, part, from);
+#endif
+    });
+    return v;
+  }
+}
+
+// Two vectors as a0 b0 a1 b1 ..., its first or second half.
 template <class T>
 PYCONV_INLINE Vec<T> interleaved(Vec<T> a, Vec<T> b, int half) {
 #if defined(__clang__)
