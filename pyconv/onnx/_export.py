@@ -174,7 +174,7 @@ def _max_pool(writer: _Writer, layer: _MaxPool, path: str, x: _Tensor) -> _Tenso
 def _avg_pool(writer: _Writer, layer: _AvgPool, path: str, x: _Tensor) -> _Tensor:
     window = _window(layer, layer.axes)
     include, divisor = layer.count_include_pad, layer.divisor_override
-    options = {
+    options: Any = {
         "ceil_mode": int(layer.ceil_mode),
         "count_include_pad": int(include or bool(divisor)),
     }

@@ -23,6 +23,8 @@ class External:
         """The `wanted` bytes that the entries name; ValueError where they are not all there."""
         keys: dict[str, str] = {}
         for entry in entries:
+            if not isinstance(entry.key, str) or not isinstance(entry.value, str):
+                raise ValueError(f"{what}: external_data is no text")
             if entry.key not in _KEYS:
                 raise ValueError(f"{what}: external_data has the unknown key {entry.key[:40]!r}")
             if entry.key in keys:
@@ -42,8 +44,9 @@ class External:
         parts = PurePosixPath(location).parts
         if not parts or location.startswith("/") or ".." in parts or "\0" in location:
             raise ValueError(f"{what}: location {location!r} leaves the model's folder")
-        with os.fdopen(self._open(what, location, parts), "rb") as file:
-            found = os.fstat(file.fileno())
+        there = self._open(what, location, parts)
+        try:
+            found = os.fstat(there)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
                 raise ValueError(f"{what}: {location!r} must be a plain file with a single name")
             if offset + length > found.st_size:
@@ -54,9 +57,12 @@ class External:
             before = sum(size for file_name, _, size in self._read if file_name == location)
             if before + length > found.st_size:
                 raise ValueError(f"{what}: its part of {location!r} is another's too")
-            file.seek(offset)
-            data = self._read[location, offset, length] = file.read(length)
-            return data
+            with open(there, "rb", closefd=False) as file:
+                file.seek(offset)
+                data = self._read[location, offset, length] = file.read(length)
+        finally:
+            os.close(there)
+        return data
 
     def _open(self, what: str, location: str, parts: tuple[str, ...]) -> int:
         """Step by step, so that no link anywhere on the way is followed."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyconv._arrays import Dense, host_view
+from pyconv.onnx._fuse import fused
+from pyconv.onnx._kept import Arena, Convolution, Linear
 from pyconv.onnx._read import Model, Node, Value
 from pyconv.onnx._table import Operator, bound
+
+_JOINED: dict[str, Callable[..., Operator]] = {"pyconv.Conv": Convolution, "pyconv.Linear": Linear}
 
 
 class _Step(NamedTuple):
@@ -28,6 +32,8 @@ class Net:
     """
 
     def __init__(self, model: Model) -> None:
+        model = fused(model)
+        arena = Arena()
         self.inputs: tuple[Value, ...] = model.inputs
         self.outputs: tuple[Value, ...] = model.outputs
         self.opset = model.opset
@@ -46,7 +52,11 @@ class Net:
         last |= {name: len(model.nodes) for name in model.constants}
         self._steps = []
         for i, node in enumerate(model.nodes):
-            function = bound(node.op, node.opset, node.attributes, len(node.outputs))
+            joined = _JOINED.get(node.op)
+            if joined is None:
+                function = bound(node.op, node.opset, node.attributes, len(node.outputs))
+            else:
+                function = joined(arena, **node.attributes)
             if function is None:
                 raise NotImplementedError(f"operator {node.op} is not served: {node}")
             read = {name for name in (*node.inputs, *node.outputs) if name}

@@ -108,6 +108,7 @@ class _Reader:
     def _opset(self) -> int:
         versions: dict[str, int] = {}
         for entry in self.proto.opset_import:
+            _require_text(entry.domain)
             domain = "" if entry.domain == "ai.onnx" else entry.domain
             if domain in versions:
                 raise ValueError(f"opset_import names the domain {domain!r} twice")
@@ -154,6 +155,7 @@ class _Reader:
         return Model(given, outputs, tuple(nodes), self.constants, self.opset)
 
     def value(self, proto: ValueInfoProto) -> Value:
+        _require_text(proto.name)
         if proto.type.WhichOneof("value") is None:
             return Value(proto.name, None, None)
         if not proto.type.HasField("tensor_type"):
@@ -170,6 +172,7 @@ class _Reader:
     def node(self, proto: Any) -> Node:
         op, domain = proto.op_type, proto.domain
         inputs, outputs = tuple(proto.input), tuple(proto.output)
+        _require_text(op, domain, proto.name, *inputs, *outputs)
         node = Node(op, proto.name, inputs, outputs, {}, self.opset)
         if domain not in ("", "ai.onnx") or not defs.has(op, self.opset, ""):
             where = f" of the domain {domain!r}" if domain else ""
@@ -188,6 +191,7 @@ class _Reader:
                 raise ValueError(f"{node}: the input {formal.name} is missing")
         found = node.attributes
         for attribute in proto.attribute:
+            _require_text(attribute.name)
             if attribute.name in found:
                 raise ValueError(f"{node}: has the attribute {attribute.name} twice")
             wanted = schema.attributes.get(attribute.name)
@@ -216,6 +220,7 @@ class _Reader:
 
     def array(self, tensor: TensorProto) -> Dense:
         """The values, once their number is known to be that of the shape."""
+        _require_text(tensor.name)
         what = f"tensor {tensor.name!r}"
         dtype = dtype_of(tensor.data_type)
         shape = tuple(tensor.dims)
@@ -262,6 +267,13 @@ def dtype_of(number: int) -> np.dtype[Any]:
         raise NotImplementedError(f"the data type {name} is not served; {', '.join(_DTYPES)} are")
     dtype: np.dtype[Any] = np.dtype(helper.tensor_dtype_to_np_dtype(number))
     return dtype
+
+
+def _require_text(*values: Any) -> None:
+    """protobuf hands out what is no UTF-8 as bytes."""
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(f"{value[:40]!r} is no UTF-8")
 
 
 def _require_unique(what: str, names: Iterable[str]) -> None:

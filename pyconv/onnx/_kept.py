@@ -1,0 +1,125 @@
+"""Convolutions and matrix products whose weights are transformed once, for each shape of input, and
+the memory that their results take in turns.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+
+from pyconv._arrays import Dense, Shape
+from pyconv._config import current
+from pyconv._plan import Plan, plan_conv
+from pyconv.onnx._elementwise import activated
+from pyconv.onnx._windows import conv, conv_options, spatial
+
+_PLANS = 4  # shapes of input for which a layer keeps its weights
+_FEW_TILES = 8  # of 4x4 pixels
+_LINE = 64  # bytes of a cache line: results begin at one
+
+
+class Arena:
+    """Memory for results. A piece is free again when nobody but the arena refers to it: neither the
+    graph nor, for an output, the caller. So there are as many pieces as results at one time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pieces: list[Dense] = []
+
+    def empty(self, shape: Shape, dtype: np.dtype[Any]) -> Dense:
+        """An array of unspecified values; MemoryError where there is no room."""
+        size = math.prod(shape) * dtype.itemsize
+        with self._lock:
+            # Two references: the list's and getrefcount's own argument.
+            pieces = self._pieces
+            free = [i for i in range(len(pieces)) if sys.getrefcount(pieces[i]) == 2]
+            large = [i for i in free if pieces[i].nbytes >= size + _LINE]
+            if large:
+                piece = pieces[min(large, key=lambda i: pieces[i].nbytes)]
+            else:
+                if free:  # the largest one grows
+                    del pieces[max(free, key=lambda i: pieces[i].nbytes)]
+                piece = np.empty(size + _LINE, np.uint8)
+                pieces.append(piece)
+            start = -piece.ctypes.data % _LINE
+            array: Dense = piece[start : start + size].view(dtype).reshape(shape)
+            return array
+
+
+class Convolution:
+    """act(conv(x) + residual), for two spatial axes in NHWC memory behind NCHW shapes: there every
+    algorithm is as fast or faster, and 1x1 and depthwise convolutions by far.
+    """
+
+    def __init__(self, arena: Arena, attributes: dict[str, Any], w: Dense, b: Dense | None,
+                 activation: str | None = None, high: float | None = None) -> None:  # fmt: skip
+        self.arena, self.attributes, self.w, self.b = arena, attributes, w, b
+        self.activation, self.high = activation, high
+        self.turns = w.ndim == 4
+        self._plans: dict[Shape, Plan] = {}
+
+    def __call__(self, x: Dense, residual: Dense | None = None) -> Dense:
+        plan = self._plans.get(x.shape) or self._plan(x)
+        if residual is not None and not self._alike(residual, plan.output_shape):
+            return self._apart(x, residual)
+        if self.turns:
+            x = x.transpose(0, 2, 3, 1)
+            residual = None if residual is None else residual.transpose(0, 2, 3, 1)
+        y: Dense = plan(x, residual, self.arena.empty(plan.output_shape, x.dtype))
+        if self.high is not None:
+            np.minimum(y, x.dtype.type(self.high), out=y)
+        return y.transpose(0, 3, 1, 2) if self.turns else y
+
+    def _alike(self, residual: Dense, shape: Shape) -> bool:
+        return residual.shape == ((shape[0], shape[3], *shape[1:3]) if self.turns else shape)
+
+    def _apart(self, x: Dense, addend: Dense) -> Dense:
+        """One after the other, where the sum has another shape than the convolution."""
+        y: Dense = conv(x, self.w, self.b, **self.attributes) + addend
+        y = y if self.activation is None else activated(y, self.activation)
+        if self.high is not None:
+            y = np.minimum(y, y.dtype.type(self.high))
+        return y
+
+    def _plan(self, x: Dense) -> Plan:
+        spatial(x)
+        options = conv_options(x.shape, self.w.shape, **self.attributes)
+        options |= {"dtype": self.w.dtype, "activation": self.activation}
+        shape = x.shape
+        if self.turns:
+            options["layout"], shape = "NHWC", (shape[0], *shape[2:], shape[1])
+        plan = plan_conv(shape, self.w.shape, **options)
+        if self.turns and plan.algorithm == "winograd" and not current().batch_invariant:
+            n, *spread, _ = plan.output_shape
+            # A kept plan is chosen for any batch. Of few tiles, Winograd reads more weights than it
+            # saves products: 512 channels at 7x7 6.5 ms, GEMM 2.4 (one thread); from 16 on it wins.
+            if n * math.prod(-(-size // 4) for size in spread) <= _FEW_TILES:
+                plan = plan_conv(shape, self.w.shape, **options, algorithm="gemm")
+        plan.set_weights(self.w, self.b)
+        while len(self._plans) >= _PLANS:
+            self._plans.pop(next(iter(self._plans)))
+        self._plans[x.shape] = plan
+        return plan
+
+
+class Linear:
+    """act(x w^T + b) over the rows of x, a 1x1 convolution of them."""
+
+    def __init__(self, arena: Arena, w: Dense, b: Dense | None,
+                 activation: str | None = None, high: float | None = None) -> None:  # fmt: skip
+        self._outputs = len(w)
+        self._conv = Convolution(arena, {}, w[:, :, None, None], b, activation, high)
+
+    def __call__(self, x: Dense) -> Dense:
+        if x.ndim < 2:
+            return self(x[None]).reshape(self._outputs)
+        if not x.size:  # no rows: a convolution wants pixels
+            return np.zeros((*x.shape[:-1], self._outputs), x.dtype)
+        rows = x.reshape(1, math.prod(x.shape[:-1]), 1, x.shape[-1]).transpose(0, 3, 1, 2)
+        y: Dense = self._conv(rows).transpose(0, 2, 3, 1).reshape(*x.shape[:-1], self._outputs)
+        return y
