@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def test_train_leaves_all_its_files(trained):
     assert {path.name for path in directory.iterdir()} == {
         "model.safetensors",
         "checkpoint.safetensors",
+        "previous.safetensors",
         "config.json",
         "history.csv",
         "history.json",
@@ -131,6 +133,22 @@ def test_ctrl_c_saves_and_resume_gives_the_same_bits(trained, tmp_path):
     assert (run / "model.safetensors").read_bytes() == (
         trained[0] / "model.safetensors"
     ).read_bytes()
+
+
+def test_resume_goes_on_from_the_checkpoint_before_a_damaged_one(trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    whole = (run / "checkpoint.safetensors").read_bytes()
+    before = (run / "previous.safetensors").read_bytes()
+    (run / "checkpoint.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert main(["train", "--resume", "--out", str(run)]) == 0
+    assert "damaged" in capsys.readouterr().err
+    assert (run / "checkpoint.safetensors").read_bytes() == whole
+    assert (run / "previous.safetensors").read_bytes() == before
+    (run / "previous.safetensors").unlink()
+    (run / "checkpoint.safetensors").write_bytes(whole[:1000])
+    assert main(["train", "--resume", "--out", str(run)]) == 1
+    assert "checkpoint.safetensors" in capsys.readouterr().err
 
 
 def test_a_run_is_not_overwritten_and_resume_does_not_change_it(trained, capsys):

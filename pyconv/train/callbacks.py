@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +78,7 @@ class Progress(Callback):
 
 class Checkpoint(Callback):
     """After every epoch, and in longer ones every `seconds`, everything that is needed to go on:
-    checkpoint.safetensors, history.csv, history.json.
+    checkpoint.safetensors, the one before it as previous.safetensors, history.csv, history.json.
     """
 
     def __init__(self, directory: Path, seconds: float = 600.0) -> None:
@@ -97,7 +99,13 @@ class Checkpoint(Callback):
         trainer.history.write(self.directory)
 
     def _save(self, trainer: Trainer) -> None:
-        trainer.save(self.directory / "checkpoint.safetensors")
+        path = self.directory / "checkpoint.safetensors"
+        spare = self.directory / f".previous.{os.getpid()}.tmp"
+        # A link, so that there is a checkpoint at every moment; some file systems have none.
+        with suppress(OSError):
+            os.link(path, spare)
+            os.replace(spare, self.directory / "previous.safetensors")
+        trainer.save(path)
         self._saved = time.monotonic()
 
 

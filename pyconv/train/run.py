@@ -60,7 +60,7 @@ def run(
     checkpoint = directory / "checkpoint.safetensors"
     with _signals(trainer) as received:
         if resume:
-            trainer.load(checkpoint)
+            _resume(trainer, checkpoint)
         else:
             image = sets[0].x.shape[1:]
             _describe(directory, config, trainer.prepare, image, size, train.classes)
@@ -73,6 +73,19 @@ def run(
     trainer.history.write(directory)
     _draw(trainer, test, directory, config.views)
     return trainer.evaluate(test, config.views)
+
+
+def _resume(trainer: Trainer, checkpoint: Path) -> None:
+    """From the checkpoint, or from the one before it where the file was damaged."""
+    try:
+        trainer.load(checkpoint)
+    except FormatError as error:
+        previous = checkpoint.with_name("previous.safetensors")
+        if not previous.exists():
+            raise
+        print(f"{error}; going on from {previous.name}", file=sys.stderr)
+        previous.replace(checkpoint)  # or the next step would keep the damaged one as previous
+        trainer.load(checkpoint)
 
 
 def _describe(
