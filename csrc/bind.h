@@ -234,7 +234,7 @@ std::unique_ptr<Plan> plan_conv(const std::string& op, int axes, const std::stri
                                 py::handle stride, py::handle padding, py::handle dilation,
                                 py::handle groups, const std::string& border, bool flip,
                                 py::handle activation, const std::string& algorithm,
-                                py::handle output_padding, py::handle output_size, bool strict,
+                                py::handle output_padding, py::handle output_size, int precision,
                                 bool batch_invariant) {
   Arguments arguments(op);
   pyconv_conv_desc d{};
@@ -254,7 +254,7 @@ std::unique_ptr<Plan> plan_conv(const std::string& op, int axes, const std::stri
   d.activation = activation_of(op, activation);
   d.algorithm = index_of(op, "algorithm", algorithm, algorithm_names);
   d.flip = flip;
-  d.strict = strict;
+  d.precision = precision;
   d.batch_invariant = batch_invariant;
   d.stride = arguments.required("stride", stride);
   arguments.padding(padding, d);

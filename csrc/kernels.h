@@ -42,6 +42,8 @@ struct Kernels {
   // Whether all indices lie in [0, plane). Null where buffers are a device's, whose kernels ignore
   // what points outside.
   bool (*indices_within)(const i64* indices, i64 count, i64 plane, int threads) = nullptr;
+  // A device's rule between its two algorithms, direct and GEMM; null: the rules of plan.cpp.
+  bool (*prefers_direct)(const ConvProblem&, Pass) = nullptr;
 };
 
 }  // namespace pyconv

@@ -26,7 +26,7 @@ using Desc = pyconv_conv_desc;
 // Whether tiles of an FFT take less time than the fewest products elsewhere, at the rates of one
 // Sapphire Rapids core.
 bool fft_pays(const ConvProblem& p, Pass pass, const Desc& d) {
-  if (d.strict || p.dtype != DType::f32) return false;
+  if (p.precision == Precision::strict || p.dtype != DType::f32) return false;
   const bool gradient = pass == Pass::bwd_weight;
   // Kept weights, or a choice that must not depend on the batch: some eight images share them.
   const double images = d.batch_invariant ? 8 : double(p.n);
@@ -81,8 +81,8 @@ const Rule rules[] = {
        // A tile has 4x4 results. 256 channels at 3x3 and at 2x2, 64 images, Winograd and GEMM: NCHW
        // 299 and 66, 130 and 45; NHWC 239 and 259, 114 and 214.
        const i64 side = p.layout == Layout::nchw ? 2 : 4;
-       return !d.strict && pays && p.c_per_group() >= least && p.k_per_group() >= least &&
-              p.out[1] >= side && p.out[2] >= side;
+       return p.precision != Precision::strict && pays && p.c_per_group() >= least &&
+              p.k_per_group() >= least && p.out[1] >= side && p.out[2] >= side;
      },
      "a 3x3 or 5x5 filter at stride 1: Winograd needs 2.8 to 4 times fewer products"},
     {Algorithm::direct,
@@ -115,6 +115,14 @@ bool convolves(Pass pass) {
 void choose(const ConvProblem& p, Pass pass, const pyconv_conv_desc& desc, pyconv_plan& plan) {
   const Check check(desc.op, desc.axes);
   const auto forced = check.choice<Algorithm>("algorithm", desc.algorithm, algorithm_count);
+  if (plan.table->prefers_direct && forced == Algorithm::automatic) {
+    const bool direct = plan.table->prefers_direct(p, pass);
+    plan.algorithm = direct ? Algorithm::direct : Algorithm::gemm;
+    plan.kernel = &plan.table->conv[int(plan.algorithm)][int(p.dtype)];
+    plan.reason = direct ? "a group has at most 8 result channels, too few for a tile of GEMM"
+                         : "implicit GEMM serves every shape";
+    return;
+  }
   for (const Rule& rule : rules) {
     const bool by_name = forced != Algorithm::automatic;
     if (by_name ? rule.algorithm != forced : !rule.fits(p, pass, desc)) continue;

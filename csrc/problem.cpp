@@ -184,6 +184,7 @@ ConvProblem check_conv(const pyconv_conv_desc& d, Pass& pass) {
   p.layout = check.choice<Layout>("layout", d.layout, 2);
   p.border = check.choice<Border>("padding_mode", d.border, 5);
   p.activation = check.choice<Activation>("activation", d.activation, 7);
+  p.precision = check.choice<Precision>("precision", d.precision, 4);
   p.flip = d.flip != 0;
   p.groups = d.groups;
   const auto asked = check.choice<Pass>("pass", d.pass, 6);

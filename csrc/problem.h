@@ -30,6 +30,7 @@ enum class Border : int { zeros, reflect, replicate, circular, symmetric };
 enum class Activation : int { none, relu, leaky_relu, tanh, sigmoid, gelu, silu };
 enum class Algorithm : int { automatic, direct, gemm, winograd, fft };
 constexpr int algorithm_count = 5;
+enum class Precision : int { standard, strict, tf32, tf32_three };
 enum class PoolKind : int { max, avg, lp, unpool };
 
 // A rule was broken; the text names the operation, the argument, the rule, the value, the shapes.
@@ -48,6 +49,7 @@ struct ConvProblem {
   Layout layout;
   Border border;
   Activation activation;
+  Precision precision;
   bool flip;
 
   PYCONV_HD i64 c_per_group() const { return c / groups; }

@@ -130,12 +130,14 @@ void store_empty_sums(const ConvProblem& p, Pass pass, const Buffers& b) {
 
 template <class T>
 std::size_t direct_shared_bytes(const ConvProblem& p, Pass pass) {
+  if (depthwise_fits(p, pass)) return depthwise_shared_bytes<T>(p, pass);
   const i64 splits = pass == Pass::bwd_weight ? weight_splits(p) : 1;
   return splits > 1 ? std::size_t(splits * p.k * p.c_per_group() * p.taps()) * sizeof(T) : 0;
 }
 
 template <class T>
 void direct(const ConvProblem& p, Pass pass, const Buffers& b) {
+  if (depthwise_fits(p, pass)) return depthwise<T>(p, pass, b);
   if (pass == Pass::bwd_weight) return direct_bwd_weight<T>(p, b);
   store_empty_sums<T>(p, pass, b);
   const Correlation q = correlation(p, pass);

@@ -10,7 +10,7 @@
 // serves all three passes with the halves exchanged. A block computes ROWS x COLUMNS results of one
 // group and phase, a thread 4 rows x several times 4 columns of it, in steps of 8; the next tile is
 // fetched into registers while the present one is multiplied.
-#include "direct.cuh"
+#include "gemm_tile.cuh"
 #include "kernels.cuh"
 #include "pointwise.cuh"
 
@@ -21,64 +21,9 @@ constexpr int gemm_rows = 64, gemm_steps = 8, gemm_threads = 256;
 template <class T>
 constexpr int gemm_columns = sizeof(T) == 4 ? 128 : 64;  // 32 or 16 sums a thread
 
-// Half of a source element's place, and the place in the other array that goes with it.
-struct Place {
-  i64 other, source, at[3];
-};
-
-// Of source channel and tap `index` of a group; other: in w.
-__device__ inline Place filter_place(const Correlation& q, i64 index) {
-  i64 c = 0, j[3];
-  if (q.layout == Layout::nhwc) c = take(index, q.source_channels);
-  for (int a = 2; a >= 0; --a) j[a] = take(index, q.axis[a].taps);
-  if (q.layout == Layout::nchw) c = index;
-  Place place{c * q.weight_source + q.weight_tap(j[0], j[1], j[2]), c * q.source.c, {}};
-  for (int a = 0; a < 3; ++a) place.at[a] = j[a] * q.axis[a].tap_step;
-  return place;
-}
-
-// Of result pixel `index` of a phase; other: in the result, or in dy.
-__device__ inline Place pixel_place(const Correlation& q, i64 index) {
-  Place place{0, 0, {}};
-  for (int a = 2; a >= 0; --a) {
-    const AxisMap& axis = q.axis[a];
-    const i64 o = take(index, axis.count);
-    place.other += (axis.result_first + o * axis.result_step) * q.result.axis[a];
-    place.at[a] = axis.first + o * axis.step;
-  }
-  place.other += index * q.result.n;
-  place.source = index * q.source.n;
-  return place;
-}
-
-// What the gather needs of a Correlation, in registers.
-template <class T>
-struct Source {
-  const T* from;
-  i64 size[3], stride[3];
-  Border border;
-
-  __device__ T load(const Place& a, const Place& b) const {
-    i64 offset = a.source + b.source;
-    for (int axis = 0; axis < 3; ++axis) {
-      i64 i = a.at[axis] + b.at[axis];
-      if (i < 0 || i >= size[axis]) {
-        if (border == Border::zeros) return 0;
-        i = border_index(i, size[axis], border);
-      }
-      offset += i * stride[axis];
-    }
-    return from[offset];
-  }
-};
-
 template <class T>
 struct alignas(16) Quad {
   T v[4];
-};
-
-struct Grid {
-  i64 phase_blocks, row_tiles, column_tiles, split_steps, filters;
 };
 
 // Weights: the weight gradient. StepsFirst: neighbouring threads fetch neighbouring steps of the
@@ -108,10 +53,7 @@ __global__ void __launch_bounds__(gemm_threads, 1)
       min_of(Weights ? q.pixels() : q.depth(), first_step + grid.split_steps) - first_step;
   const i64 row_stride = Weights ? q.result.c : q.weight_result;
   left += group * (Weights ? q.result_channels * q.result.c : q.weight_group);
-  const Source<T> source{right + group * q.source_channels * q.source.c,
-                         {q.axis[0].source_size, q.axis[1].source_size, q.axis[2].source_size},
-                         {q.source.axis[0], q.source.axis[1], q.source.axis[2]},
-                         q.border};
+  const Source<T> source = source_of(q, right + group * q.source_channels * q.source.c);
   const i64 rows = q.result_channels;
   const int t = int(threadIdx.x);
 
@@ -210,24 +152,51 @@ i64 weight_splits(const ConvProblem& p) {
   return min_of(ceil_div(512, tiles), p.n * p.out_pixels() / 256 + 1);
 }
 
+// Whether the current device has what mma.cuh asks for.
+bool has_tensor_cores() {
+  int device = 0, major = 0;
+  require(cudaGetDevice(&device), "gemm");
+  require(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "gemm");
+  return major >= 8;
+}
+
+template <class T>
+using Tile = void (*)(const ConvProblem, const Correlation, Pass, const Grid, const T*, const T*,
+                      const Epilogue<T>);
+
+template <int PRODUCTS, bool Weights>
+Tile<float> mma_tile_for(const Correlation& q, const float* right) {
+  const bool quads = !Weights && q.layout == Layout::nhwc && q.source_channels % 4 == 0 &&
+                     reinterpret_cast<std::uintptr_t>(right) % 16 == 0;
+  return quads ? mma_tile<PRODUCTS, Weights, !Weights> : mma_tile<PRODUCTS, Weights, false>;
+}
+
 template <class T, bool Weights>
 void gemm_pass(const ConvProblem& p, Pass pass, const Buffers& b, i64 splits, T* out) {
   const Correlation q = correlation(p, Weights ? Pass::fwd : pass);
+  const T* left = static_cast<const T*>(Weights ? b.a : b.b);
+  const T* right = static_cast<const T*>(Weights ? b.b : b.a);
+  const bool steps_first = Weights == (p.layout == Layout::nchw);
+  Tile<T> tile = steps_first ? gemm_tile<T, Weights, true> : gemm_tile<T, Weights, false>;
+  i64 tile_rows = gemm_rows, tile_columns = gemm_columns<T>;
+  if constexpr (sizeof(T) == 4)
+    if (p.precision >= Precision::tf32 && has_tensor_cores()) {
+      tile = p.precision == Precision::tf32 ? mma_tile_for<1, Weights>(q, right)
+                                            : mma_tile_for<3, Weights>(q, right);
+      tile_rows = tile_columns = mma_size;
+    }
   const i64 steps = Weights ? q.pixels() : q.depth();
   const i64 split_steps = splits == 1 ? steps : ceil_div(steps, splits);
-  const i64 row_tiles = ceil_div(q.result_channels, gemm_rows);
-  const i64 column_tiles = ceil_div(Weights ? q.depth() : most_pixels(p, pass, q), gemm_columns<T>);
+  const i64 row_tiles = ceil_div(q.result_channels, tile_rows);
+  const i64 column_tiles = ceil_div(Weights ? q.depth() : most_pixels(p, pass, q), tile_columns);
   Grid grid{row_tiles * column_tiles * q.groups * splits, row_tiles, column_tiles, split_steps,
             q.groups * q.weight_group};
   if (!Weights) grid.split_steps = q.source_channels * p.taps();  // of any phase
   const i64 phases = Weights ? 1 : phase_count(p, pass);
   Epilogue<T> end = epilogue<T>(p, b);
   end.out = out;
-  const T* left = static_cast<const T*>(Weights ? b.a : b.b);
-  const T* right = static_cast<const T*>(Weights ? b.b : b.a);
-  const bool steps_first = Weights == (p.layout == Layout::nchw);
-  launch("gemm", steps_first ? gemm_tile<T, Weights, true> : gemm_tile<T, Weights, false>,
-         grid.phase_blocks * phases, gemm_threads, b.stream, p, q, pass, grid, left, right, end);
+  launch("gemm", tile, grid.phase_blocks * phases, gemm_threads, b.stream, p, q, pass, grid, left,
+         right, end);
 }
 
 }  // namespace

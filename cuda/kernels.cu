@@ -19,13 +19,20 @@ constexpr ConvKernel direct_kernel{nullptr,  nullptr, nullptr, nullptr, direct_s
 template <class T>
 constexpr ConvKernel gemm_kernel{nullptr, nullptr, nullptr, nullptr, gemm_shared_bytes<T>, gemm<T>};
 
+// By the tiles of gemm.cu, whose rows are result channels; no GPU has measured where it should be.
+bool prefers_direct(const ConvProblem& p, Pass pass) {
+  return (pass == Pass::bwd_data ? p.c_per_group() : p.k_per_group()) <= 8;
+}
+
 const Kernels kernels_table{
     "cuda",
     {{}, {direct_kernel<float>, direct_kernel<double>}, {gemm_kernel<float>, gemm_kernel<double>}},
     {reshape<float>, reshape<double>},
     {pool<float>, pool<double>},
     {activation_backward<float>, activation_backward<double>},
-    {layer<float>, layer<double>}};
+    {layer<float>, layer<double>},
+    nullptr,
+    prefers_direct};
 
 }  // namespace
 }  // namespace cuda

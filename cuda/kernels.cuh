@@ -10,6 +10,13 @@ void direct(const ConvProblem&, Pass, const Buffers&);
 template <class T>
 std::size_t direct_shared_bytes(const ConvProblem&, Pass);
 
+// The shapes of `direct` that depthwise.cu serves: one square filter of 3, 5 or 7 a channel.
+bool depthwise_fits(const ConvProblem&, Pass);
+template <class T>
+void depthwise(const ConvProblem&, Pass, const Buffers&);
+template <class T>
+std::size_t depthwise_shared_bytes(const ConvProblem&, Pass);
+
 template <class T>
 void gemm(const ConvProblem&, Pass, const Buffers&);
 template <class T>

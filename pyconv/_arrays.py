@@ -130,14 +130,18 @@ def _device(view: View) -> int | None:
     return view.device if isinstance(view, _gpu.View) else None
 
 
-def _contiguous(view: View) -> bool:
-    return bool(view.contiguous if isinstance(view, _gpu.View) else view.flags.c_contiguous)
+def _contiguous(view: View, axes: Shape | None = None) -> bool:
+    """Whether it is dense memory, its axes taken in this order."""
+    if isinstance(view, _gpu.View):
+        return view.contiguous(axes)
+    turned = view if axes is None else view.transpose(axes)
+    return bool(turned.flags.c_contiguous)
 
 
 def _dense(view: View) -> bool:
     """Whether kernels read it as it is."""
     if isinstance(view, _gpu.View):
-        return view.contiguous
+        return view.contiguous()
     return bool(view.flags.num & DENSE == DENSE and view.dtype.isnative)
 
 
@@ -208,9 +212,8 @@ class Call:
             view = self._views.get(name)
             if view is None or view.ndim < 3:
                 continue
-            turned = view.transpose(_turn(self.layout, view.ndim))
-            straight, turns = _contiguous(view), _contiguous(turned)
-            if straight != turns:
+            turns = _contiguous(view, _turn(self.layout, view.ndim))
+            if _contiguous(view) != turns:
                 if turns:
                     self.run_layout = "NCHW" if self.layout == "NHWC" else "NHWC"
                 return

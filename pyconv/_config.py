@@ -11,6 +11,8 @@ import numpy as np
 
 from . import _core
 
+PRECISIONS = ("default", "strict", "tf32", "3xtf32")  # as pyconv_precision counts
+
 
 class Settings(NamedTuple):
     precision: str = "default"
@@ -48,7 +50,8 @@ class config:
     plainly they become the process default. What is not given stays as it is.
 
     precision : "default" (within the float32 contract), "strict" (direct and GEMM in plain float32
-        only) or "tf32" (single TF32 products; CUDA only, no effect on the CPU).
+        only); on CUDA also "tf32" (a GEMM's products on tensor cores, from numbers of 10 bits) and
+        "3xtf32" (three of them for each, float32's accuracy), which are "default" on the CPU.
     algorithm : a preference: used where it can serve, and "auto" where it cannot.
     batch_invariant : a plan never looks at N, so an image's result does not depend on its batch.
 
@@ -72,10 +75,8 @@ class config:
         for name, value in (("precision", precision), ("algorithm", algorithm)):
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"config: {name} must be a string, got {value!r}")
-        if precision not in (None, "default", "strict", "tf32"):
-            raise ValueError(
-                f"config: precision must be 'default', 'strict' or 'tf32', got {precision!r}"
-            )
+        if precision is not None and precision not in PRECISIONS:
+            raise ValueError(f"config: precision must be one of {PRECISIONS}, got {precision!r}")
         if algorithm is not None:
             _require_known(algorithm)
         if batch_invariant is not None and not isinstance(batch_invariant, bool):

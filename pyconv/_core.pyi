@@ -93,10 +93,10 @@ def plan_conv(
     algorithm: str,
     output_padding: Ints,
     output_size: Ints | None,
-    strict: bool,
+    precision: int,
     batch_invariant: bool,
 ) -> Plan:
-    """direction: fwd, bwd_data, bwd_weight, bwd_bias, im2col, col2im.
+    """direction: fwd, bwd_data, bwd_weight, bwd_bias, im2col, col2im; precision: as in pyconv.h.
 
     TypeError where an argument is no integer (bool and float included), ValueError for every broken
     rule, for a Python int beyond 64 bits and for an unknown name; both name operation, argument,

@@ -82,11 +82,12 @@ class View:
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
 
-    @property
-    def contiguous(self) -> bool:
+    def contiguous(self, axes: Sequence[int] | None = None) -> bool:
+        """Whether it is dense memory, its axes taken in this order."""
         expected = self.dtype.itemsize
-        for n, stride in zip(reversed(self.shape), reversed(self.strides)):
-            if n != 1 and stride != expected:
+        for axis in reversed(range(self.ndim) if axes is None else axes):
+            n = self.shape[axis]
+            if n != 1 and self.strides[axis] != expected:
                 return self.size == 0
             expected *= n
         return True
@@ -222,6 +223,45 @@ def view(op: str, name: str, array: Any) -> View:
             f"it lies at {found.address:#x} and is {found.shape}"
         )
     return found
+
+
+def namespace(array: Any) -> Any:
+    """CuPy for its arrays, else NumPy."""
+    return _cupy().cupy if type(_library(array)) is Library else np
+
+
+def device_of(op: str, device: object) -> int | None:
+    """The number of a device said as "cuda" or "cuda:1"; None for "cpu". ValueError for another
+    word; RuntimeError where there is no such device, or no CuPy, whose arrays networks run on."""
+    word, _, number = str(device).partition(":")
+    if device == "cpu":
+        return None
+    if word != "cuda" or (number and not number.isdecimal()) or str(device).endswith(":"):
+        raise ValueError(f"{op}: device must be 'cpu', 'cuda' or 'cuda:NUMBER', got {device!r}")
+    try:
+        count = module().device_count()
+        _cupy()
+    except RuntimeError as error:
+        raise RuntimeError(f"{op}: device is {device!r}, but {error}") from error
+    except ImportError as error:
+        raise RuntimeError(
+            f"{op}: device is {device!r}, where networks run on CuPy's arrays: "
+            "pip install 'pyconv-engine[cuda12]', or [cuda13]"
+        ) from error
+    if int(number or 0) >= count:
+        raise RuntimeError(f"{op}: device is {device!r}, but there are {count}")
+    return int(number or 0)
+
+
+def moved(array: Any, device: int | None) -> Any:
+    """A NumPy or CuPy array, copied to where it is wanted if it is not there."""
+    on_host = namespace(array) is np
+    if device is None:
+        return array if on_host else _cupy().to_host(array)
+    if not on_host and array.device.id == device:
+        return array
+    with _cupy().cupy.cuda.Device(device):
+        return _cupy().cupy.asarray(array)
 
 
 def _view_of_other(op: str, name: str, array: Any) -> View:

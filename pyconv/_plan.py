@@ -100,7 +100,7 @@ def _conv(settings: _config.Settings, target: str, *problem: Any) -> _core.Plan:
     if activation is not None:
         names["activation"] = activation
     _require_types(op, names, {"flip": flip})
-    numerics = (settings.precision == "strict", settings.batch_invariant)
+    numerics = (_config.PRECISIONS.index(settings.precision), settings.batch_invariant)
     core: Callable[..., _core.Plan] = (_gpu if target is _CUDA else _core).plan_conv
 
     def plan(algorithm: str) -> _core.Plan:

@@ -20,7 +20,13 @@ X, W, DY = np.ones((2, 3, 6, 7), F32), np.ones((4, 3, 3, 3), F32), np.ones((2, 4
 
 
 ON_DEVICE = ["test_gpu_arrays", "test_bad_input", "test_activation", "test_im2col", "test_pool"]
-ON_DEVICE += ["test_layer_kernels", "test_conv", "test_conv_backward", "test_conv_transpose"]
+ON_DEVICE += [
+    "test_layer_kernels",
+    "test_tensor_cores",
+    "test_conv",
+    "test_conv_backward",
+    "test_conv_transpose",
+]
 
 
 @pytest.mark.parametrize("name", ON_DEVICE)

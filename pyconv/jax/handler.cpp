@@ -33,7 +33,7 @@ ffi::Error convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuff
   d.flip = flip;
   d.padding_pairs = 1;
   d.batch_invariant = batch_invariant;
-  d.strict = strict;
+  d.precision = strict ? PYCONV_STRICT : PYCONV_DEFAULT;
   d.x = pass == PYCONV_FWD ? first : pass == PYCONV_BWD_DATA ? result : second;
   d.w = pass == PYCONV_BWD_WEIGHT ? result : second;
   if (pass != PYCONV_FWD) d.dy = first;

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 
 #define __global__
@@ -41,6 +42,11 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;
 }
+enum { cudaDevAttrComputeCapabilityMajor };
+inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
+  *value = 8;
+  return cudaSuccess;
+}
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
@@ -60,8 +66,16 @@ namespace cuda_host {
 void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel);
 void block_barrier();
 void warp_barrier();
-// What lane `from` of the warp gives for `value`, of at most 8 bytes.
-void exchange(void* value, std::size_t bytes, int from);
+// What all lanes of the warp show, `shown_bytes` apart.
+constexpr std::size_t shown_bytes = 32;
+const char* show(const void* value, std::size_t bytes);
+// m16n8k8 of the warp; see mma.h.
+void mma_tf32(float* d, const unsigned* a, const unsigned* b);
+// Asynchronous copies of a thread; from == nullptr: zeros.
+void copy_later(void* to, const void* from, std::size_t bytes);
+void commit_copies();
+void wait_copies(std::size_t groups_left);
+[[noreturn]] void fail(const char* text);
 
 }  // namespace cuda_host
 
@@ -80,7 +94,8 @@ inline void __syncwarp(unsigned = 0xffffffffu) {
 }
 template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
-  cuda_host::exchange(&value, sizeof value, lane);
+  std::memcpy(&value, cuda_host::show(&value, sizeof value) + lane * cuda_host::shown_bytes,
+              sizeof value);
   return value;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -33,6 +34,12 @@ struct Fibre {
   std::unique_ptr<char[]> stack{new char[stack_bytes]};
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+};
+
 // A fibre runs threads one after another as long as they meet no barrier, so a kernel without any
 // needs one only.
 struct Block {
@@ -42,8 +49,9 @@ struct Block {
   std::vector<State> state;
   std::vector<Fibre*> fibre;  // of a thread that waits
   std::vector<unsigned> ready;
-  std::vector<char> values;  // 8 bytes a thread, in turns two of them: see exchange
+  std::vector<char> values[2];  // shown_bytes a thread, in turns two of them: see show
   std::vector<unsigned> turn;
+  std::vector<std::deque<std::vector<Copy>>> copies;  // of a thread, by group; the last is open
 };
 
 unsigned seed() {
@@ -57,11 +65,6 @@ std::vector<Fibre*> idle;
 Jump scheduler;
 Block block;
 Fibre* running;
-
-[[noreturn]] void fail(const char* text) {
-  std::fprintf(stderr, "cuda_host: %s, block %u\n", text, blockIdx.x);
-  std::abort();
-}
 
 // noipa: whoever calls these must expect that anything has changed meanwhile. A function of its own
 // for the jump, as GCC forbids both builtins in one.
@@ -142,6 +145,7 @@ void run_block() {
   block.started = 0;
   block.state.assign(threads, State::ready);
   block.turn.assign(threads, 0);
+  block.copies.assign(threads, std::deque<std::vector<Copy>>(1));
   for (;;) {
     if (!block.ready.empty()) {
       const unsigned thread = block.ready.back();
@@ -160,6 +164,11 @@ void run_block() {
 
 }  // namespace
 
+void fail(const char* text) {
+  std::fprintf(stderr, "cuda_host: %s, block %u\n", text, blockIdx.x);
+  std::abort();
+}
+
 void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
   gridDim = config.gridDim;
   blockDim = config.blockDim;
@@ -167,7 +176,7 @@ void run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) 
   block.order.resize(blockDim.x);
   std::iota(block.order.begin(), block.order.end(), 0u);
   block.fibre.resize(blockDim.x);
-  block.values.resize(std::size_t(blockDim.x) * 16);
+  for (auto& values : block.values) values.resize(std::size_t(blockDim.x) * shown_bytes);
   std::vector<unsigned> blocks(gridDim.x);
   std::iota(blocks.begin(), blocks.end(), 0u);
   std::shuffle(blocks.begin(), blocks.end(), generator);
@@ -185,13 +194,55 @@ void warp_barrier() {
   wait(State::at_warp_barrier);
 }
 
-void exchange(void* value, std::size_t bytes, int from) {
-  // In turns: nobody can overwrite what was given two exchanges ago before all have read it.
+const char* show(const void* value, std::size_t bytes) {
+  // In turns: nobody can overwrite what was shown two turns ago before all have read it.
   const unsigned thread = threadIdx.x, slot = block.turn[thread]++ % 2;
-  auto given = [&](unsigned by) { return block.values.data() + (by * 2 + slot) * 8; };
-  std::memcpy(given(thread), value, bytes);
+  char* const board = block.values[slot].data();
+  std::memcpy(board + thread * shown_bytes, value, bytes);
   warp_barrier();
-  std::memcpy(value, given(thread / warp * warp + unsigned(from)), bytes);
+  return board + thread / warp * warp * shown_bytes;
+}
+
+void mma_tf32(float* d, const unsigned* a, const unsigned* b) {
+  float mine[6];
+  for (int i = 0; i < 6; ++i) {
+    const unsigned bits = (i < 4 ? a[i] : b[i - 4]) & 0xffffe000u;  // what the hardware reads
+    std::memcpy(mine + i, &bits, 4);
+  }
+  const char* const all = show(mine, sizeof mine);
+  const unsigned lane = threadIdx.x % warp, g = lane / 4, t = lane % 4;
+  const auto of_lane = [&](unsigned other) {
+    return reinterpret_cast<const float*>(all + other * shown_bytes);
+  };
+  for (unsigned i = 0; i < 4; ++i) {
+    double sum = d[i];
+    for (unsigned k = 0; k < 8; ++k)
+      sum += double(of_lane(g * 4 + k % 4)[i / 2 + 2 * (k / 4)]) *
+             double(of_lane((2 * t + i % 2) * 4 + k % 4)[4 + k / 4]);
+    float near = float(sum);
+    if (std::isfinite(near) && std::fabs(double(near)) > std::fabs(sum))
+      near = std::nextafter(near, 0.0f);
+    d[i] = near;
+  }
+}
+
+void copy_later(void* to, const void* from, std::size_t bytes) {
+  block.copies[threadIdx.x].back().push_back({to, from, bytes});
+}
+
+void commit_copies() {
+  block.copies[threadIdx.x].emplace_back();
+}
+
+void wait_copies(std::size_t groups_left) {
+  auto& groups = block.copies[threadIdx.x];
+  for (; groups.size() > groups_left + 1; groups.pop_front())
+    for (const Copy& copy : groups.front()) {
+      if (copy.from)
+        std::memcpy(copy.to, copy.from, copy.bytes);
+      else
+        std::memset(copy.to, 0, copy.bytes);
+    }
 }
 
 }  // namespace cuda_host

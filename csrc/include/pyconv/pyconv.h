@@ -86,6 +86,13 @@ typedef enum pyconv_padding {
   PYCONV_PAD_FULL = 4
 } pyconv_padding;
 
+typedef enum pyconv_precision {
+  PYCONV_DEFAULT = 0, /* within the float32 contract */
+  PYCONV_STRICT = 1,  /* only direct and GEMM in plain arithmetic */
+  PYCONV_TF32 = 2,  /* CUDA, float32: GEMM on tensor cores, a TF32 product each; else as default */
+  PYCONV_3XTF32 = 3 /* the same with three products, which keep float32's accuracy */
+} pyconv_precision;
+
 /* A list of integers; values == NULL means "not given". */
 typedef struct pyconv_ints {
   const int64_t* values;
@@ -103,7 +110,7 @@ typedef struct pyconv_conv_desc {
   int32_t padding_kind;       /* pyconv_padding */
   int32_t padding_pairs;      /* 1: padding holds (before, after) pairs */
   int32_t batch_invariant;    /* 1: the plan does not look at N */
-  int32_t strict;             /* 1: only direct and GEMM in plain arithmetic */
+  int32_t precision;          /* pyconv_precision */
   pyconv_ints x, w;           /* shapes */
   pyconv_ints dy;             /* backward passes: the shape of the given gradient, or not given */
   pyconv_ints bias, residual; /* shapes, if used */
