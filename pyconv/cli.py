@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     for setting in fields(Config):
         _add_setting(train, setting, tuple(CATALOGUE))
     option("--data-dir", metavar="DIR", help="where the data sets lie; default $PYCONV_DATA")
-    option("--device", choices=("cpu",), default="cpu", help="default cpu")
+    option("--device", default="cpu", help="cpu, cuda or cuda:NUMBER; default cpu")
     option("--threads", type=_positive, metavar="T", help="default: all cores; changes no result")
     option("--out", type=Path, metavar="DIR", help="default runs/MODEL-DATA, numbered if it exists")
     option("--resume", action="store_true", help="go on with the stopped run in --out")
@@ -133,11 +133,16 @@ def _type(setting: Field[Any]) -> Callable[[str], Any]:
 
 def _train(args: argparse.Namespace) -> int:
     import pyconv
+    from pyconv._gpu import device_of
     from pyconv.nn.files import safetensors_module
     from pyconv.train.config import Config, read_config
     from pyconv.train.run import Interrupted, run
 
     safetensors_module()  # tell now, not after an epoch, what the checkpoint would lack
+    try:
+        device_of("--device", args.device)
+    except RuntimeError as error:  # what a GPU lacks is an answer here, not a fault
+        raise ValueError(str(error)) from error
     if args.threads is not None:
         pyconv.set_num_threads(args.threads)
     names = (setting.name for setting in fields(Config))
@@ -168,6 +173,7 @@ def _train(args: argparse.Namespace) -> int:
             data_dir=args.data_dir,
             resume=args.resume,
             tensorboard=args.tensorboard,
+            device=args.device,
         )
     except Interrupted as error:
         print(f"pyconv: {error}", file=sys.stderr)

@@ -15,6 +15,7 @@ import numpy as np
 
 from pyconv import functional
 from pyconv._arrays import Array
+from pyconv._gpu import namespace
 from pyconv.nn._kernel import update
 from pyconv.nn.layer import Parameter
 
@@ -162,13 +163,14 @@ class Optimizer:
             if not parameter.trainable or parameter.grad is None:
                 continue
             flags = parameter.value.flags
-            if not (flags.writeable and flags.c_contiguous):
+            if not (getattr(flags, "writeable", True) and flags.c_contiguous):  # CuPy's always is
                 parameter.value = parameter.value.copy(order="C")
             own = self._slots.setdefault(name, {})
             for slot in self._slots_of(name):
                 if slot not in own:
                     own[slot] = np.zeros_like(parameter.value)
-            grad = np.ascontiguousarray(parameter.grad, parameter.value.dtype)
+            xp = namespace(parameter.value)
+            grad = xp.ascontiguousarray(parameter.grad, parameter.value.dtype)
             group = self.groups[name]
             decay = self.weight_decay * group.weight_decay
             self._move(name, parameter.value, grad, own, lr * group.lr, decay)
@@ -209,7 +211,7 @@ class Optimizer:
                 raise ValueError(
                     f"load_state_dict: {key} must be {expected.shape}, got {state[key].shape}"
                 )
-            slots.setdefault(name, {})[slot] = np.array(state[key], expected.dtype)
+            slots.setdefault(name, {})[slot] = namespace(expected).array(state[key], expected.dtype)
         if "steps" not in state or state["steps"].shape:
             raise ValueError("load_state_dict: missing steps, a single number")
         self.steps = int(state["steps"])
@@ -363,7 +365,7 @@ def orthogonalized(matrix: Array, steps: int = 5) -> Array:
     """
     a, b, c = (matrix.dtype.type(value) for value in (3.4445, -4.7750, 2.0315))
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = np.ascontiguousarray(matrix if wide else matrix.T)
+    x = (matrix if wide else matrix.T).copy()
     x = x / (np.sqrt(np.square(x).sum()) + np.finfo(x.dtype).tiny)
     for _ in range(steps):
         y = functional.conv1d(x[None], x[:, :, None], layout="NHWC")[0]

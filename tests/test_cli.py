@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import pyconv as pc
+from pyconv import _gpu
 from pyconv.cli import main
 
 for needed in ("safetensors", "matplotlib", "PIL.Image"):
@@ -218,6 +219,19 @@ def test_a_missing_extra_says_what_to_install(trained, tmp_path, module, extra):
     )
     assert done.returncode == (0 if module == "matplotlib" else 1)
     assert f"pip install 'pyconv-engine[{extra}]'" in done.stderr
+
+
+def test_an_unknown_or_absent_device_is_told_before_anything_is_done(tmp_path, capsys):
+    directory = tmp_path / "run"
+    for device, text in {"gpu": "--device: device must be 'cpu'", "cuda:": "must be"}.items():
+        assert main(["train", "--device", device, "--out", str(directory)]) == 1
+        assert text in capsys.readouterr().err
+    try:
+        _gpu.device_of("test", "cuda")
+    except RuntimeError:
+        assert main(["train", "--device", "cuda", "--out", str(directory)]) == 1
+        assert "--device: device is 'cuda', but" in capsys.readouterr().err
+    assert not directory.exists()
 
 
 def test_train_tells_of_a_missing_extra_before_it_trains(tmp_path):

@@ -88,7 +88,7 @@ def environment(tmp_path_factory):
         (2, ["test_conv_backward.py", "test_conv_transpose.py"]),
         (3, ["test_pool.py", "test_im2col.py", "test_activation.py"]),
         (4, ["test_gpu_arrays.py", "test_bad_input.py", "test_layer_kernels.py"]),
-        (5, ["test_tensor_cores.py"]),
+        (5, ["test_tensor_cores.py", "test_gpu_training.py"]),
     ],
 )
 def test_kernels(environment, seed, files):

@@ -19,14 +19,8 @@ F32 = np.float32
 X, W, DY = np.ones((2, 3, 6, 7), F32), np.ones((4, 3, 3, 3), F32), np.ones((2, 4, 4, 5), F32)
 
 
-ON_DEVICE = ["test_gpu_arrays", "test_bad_input", "test_activation", "test_im2col", "test_pool"]
-ON_DEVICE += [
-    "test_layer_kernels",
-    "test_tensor_cores",
-    "test_conv",
-    "test_conv_backward",
-    "test_conv_transpose",
-]
+ON_DEVICE = ["gpu_arrays", "bad_input", "activation", "im2col", "pool", "layer_kernels"]
+ON_DEVICE += ["tensor_cores", "gpu_training", "conv", "conv_backward", "conv_transpose"]
 
 
 @pytest.mark.parametrize("name", ON_DEVICE)
@@ -41,7 +35,7 @@ def test_the_suite_on_a_gpu(name):
     paths = [tests / "cuda_host", tests, os.environ.get("PYTHONPATH")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(p) for p in paths if p)}
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "on_device"]
-    command += ["-p", "no:cacheprovider", tests / f"{name}.py", "-k", "not the_suite"]
+    command += ["-p", "no:cacheprovider", tests / f"test_{name}.py", "-k", "not the_suite"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-20000:]
 

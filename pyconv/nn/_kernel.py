@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from pyconv import _core
+from pyconv import _core, _gpu
 from pyconv._arrays import Array, Shape
 
 
 def dense(x: Array) -> Array:
     """x itself where its memory is (N, C, ...) or (N, ..., C) in order, else a copy."""
-    return x if x.flags.c_contiguous or _channels_last(x) else np.ascontiguousarray(x)
+    return x if x.flags.c_contiguous or _channels_last(x) else x.copy()
 
 
 def require_float(op: str, x: Array, w: Array | None = None) -> None:
@@ -41,7 +41,7 @@ def run(kind: str, x: Array, arrays: tuple[Any, ...], numbers: tuple[float, ...]
     last = _channels_last(x)
     turned = tuple(_turn(a) if last and a is not None and a.ndim == x.ndim else a for a in arrays)
     layout = "NHWC" if last else "NCHW"
-    _core.run_layer(kind, turned, layout, n, c, pixels, numbers, **options)
+    _run(kind, turned, layout, n, c, pixels, numbers, **options)
 
 
 def update(
@@ -50,7 +50,15 @@ def update(
     """Run an elementwise kernel on arrays that lie in memory alike."""
     first = next(a for a in arrays if a is not None)
     flat = tuple(_turn(a) if a is not None and _channels_last(a) else a for a in arrays)
-    _core.run_layer(kind, flat, "NCHW", first.size, 1, 1, numbers, **options)
+    _run(kind, flat, "NCHW", first.size, 1, 1, numbers, **options)
+
+
+def _run(kind: str, arrays: tuple[Any, ...], *rest: Any, **options: Any) -> None:
+    core: Any = _core
+    if not isinstance(next(a for a in arrays if a is not None), np.ndarray):
+        core = _gpu
+        arrays = tuple(None if a is None else _gpu.view(kind, "an array", a) for a in arrays)
+    core.run_layer(kind, arrays, *rest, **options)
 
 
 def _shape(shape: Shape) -> tuple[int, int, int]:

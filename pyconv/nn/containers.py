@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyconv._arrays import Array, Shape
+from pyconv._gpu import namespace
 from pyconv.nn.activation import _Activation
 from pyconv.nn.conv import _Conv
 from pyconv.nn.layer import Layer, keeping
@@ -132,7 +133,7 @@ class Concat(_Container):
         dx = None
         for layer, part in zip(self._all.values(), parts, strict=True):
             layer.input_gradient = self.input_gradient
-            branch = layer.backward(np.ascontiguousarray(part))
+            branch = layer.backward(namespace(part).ascontiguousarray(part))
             if self.input_gradient:
                 dx = branch if dx is None else dx + branch
         return dx

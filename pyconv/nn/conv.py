@@ -250,15 +250,16 @@ class Linear(_Weighted):
         w, b = self._values()
         shape = (*x.shape[:-1], self.out_features)
         if not rows.size:
-            return np.zeros(shape, x.dtype)
+            return np.zeros_like(x, shape=shape)
         y = functional.conv1d(rows, w[:, :, None], b, layout="NHWC", activation=activation)
         return y.reshape(shape)
 
     def backward(self, dy: Array) -> Array:
         (rows,) = self.kept()
         if not rows.size:
-            self._accumulate(np.zeros_like(self.w.value), np.zeros(self.out_features, dy.dtype))
-            return np.zeros((*dy.shape[:-1], self.in_features), dy.dtype)
+            db = np.zeros_like(dy, shape=(self.out_features,))
+            self._accumulate(np.zeros_like(self.w.value), db)
+            return np.zeros_like(dy, shape=(*dy.shape[:-1], self.in_features))
         dx, dw, db = functional.conv1d_backward(
             dy.reshape(1, -1, self.out_features),
             rows,

@@ -19,6 +19,7 @@ import numpy as np
 
 from pyconv._arrays import Array
 from pyconv._errors import FormatError
+from pyconv._gpu import moved
 from pyconv.nn import init
 from pyconv.nn.layer import Layer, from_architecture
 
@@ -63,7 +64,7 @@ def write(
     from_numpy = safetensors_module().save
     signed = {"format": FORMAT, "sha256": _UNSIGNED} | header
     data = from_numpy(
-        {name: np.asarray(value, order="C") for name, value in tensors.items()},
+        {name: np.asarray(moved(value, None), order="C") for name, value in tensors.items()},
         metadata={"pyconv": json.dumps(signed)},
     )
     digest = hashlib.sha256(data).hexdigest()

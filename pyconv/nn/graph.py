@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyconv._arrays import Array, Shape
+from pyconv._gpu import namespace
 from pyconv.nn.layer import Layer
 
 Node = tuple[Any, ...]  # (layer, name of its input, ...)
@@ -72,7 +73,7 @@ class Cat(Join):
     def backward(self, dy: Array) -> Any:
         (channels,) = self.kept()
         parts = np.split(dy, np.cumsum(channels)[:-1], axis=1)
-        return tuple(np.ascontiguousarray(part) for part in parts)
+        return tuple(namespace(part).ascontiguousarray(part) for part in parts)
 
     def output_shape(self, shape: Any) -> Shape:
         _require_equal("Cat", [(s[0], *s[2:]) for s in shape], "batch and size")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pyconv import functional
 from pyconv._arrays import Array, Shape
+from pyconv._gpu import device_of, moved, namespace
 
 _keeping: ContextVar[bool] = ContextVar("keeping", default=True)
 
@@ -218,17 +219,31 @@ class Layer:
         for index, child in enumerate(self.children().values()):
             child.reseed(*seed, index)
 
-    def to(self, dtype: npt.DTypeLike) -> Self:
-        """Convert parameters and buffers to float32 or float64, gradients are dropped."""
-        if np.dtype(dtype) not in (np.float32, np.float64):
-            raise TypeError(f"Layer.to: dtype must be float32 or float64, got {np.dtype(dtype)}")
+    def to(self, where: npt.DTypeLike) -> Self:
+        """Convert parameters and buffers to float32 or float64, or move them: "cuda", "cuda:1" to a
+        GPU as CuPy arrays, "cpu" back as NumPy's. Gradients are dropped.
+
+        Raises TypeError for another dtype, RuntimeError where there is no such device.
+        """
+        if isinstance(where, str) and where.partition(":")[0] in ("cpu", "cuda"):
+            device = device_of("Layer.to", where)
+            self._convert(lambda array: moved(array, device))
+            for parameter in self.parameters().values():
+                if parameter.mask is not None:
+                    parameter.mask = moved(parameter.mask, device)
+            return self
+        if np.dtype(where) not in (np.float32, np.float64):
+            raise TypeError(f"Layer.to: dtype must be float32 or float64, got {np.dtype(where)}")
+        self._convert(lambda array: array.astype(where))
+        return self
+
+    def _convert(self, change: Callable[[Array], Array]) -> None:
         for parameter in self.parameters().values():
-            parameter.value = parameter.value.astype(dtype)
+            parameter.value = change(parameter.value)
             parameter.grad = None
         for _, layer in self.modules():
             for name in layer.buffer_names:
-                setattr(layer, name, getattr(layer, name).astype(dtype))
-        return self
+                setattr(layer, name, change(getattr(layer, name)))
 
     # State and architecture
 
@@ -256,7 +271,9 @@ class Layer:
                 )
 
         def copy(name: str) -> Array:
-            return np.array(state[name], own[name].dtype if dtype is None else dtype, order="C")
+            given, kind = state[name], own[name].dtype if dtype is None else dtype
+            xp = namespace(own[name])
+            return xp.array(moved(given, None) if xp is np else given, kind, order="C")
 
         for name, parameter in self.parameters().items():
             parameter.value = copy(name)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyconv._arrays import Array
+from pyconv._gpu import namespace
 
 Loss = Callable[[Any, Array], tuple[float, Any]]
 
@@ -27,7 +28,8 @@ def softmax_cross_entropy(
     >>> round(loss, 4), dlogits
     (0.6931, array([[ 0.5, -0.5]]))
     """
-    labels = np.asarray(labels)
+    xp = namespace(logits)
+    labels = xp.asarray(labels)
     if logits.ndim < 2:
         raise ValueError(f"softmax_cross_entropy: logits must be (N, K, ...), got {logits.shape}")
     classes = logits.shape[1]
@@ -42,7 +44,7 @@ def softmax_cross_entropy(
                 f"softmax_cross_entropy: labels must be in 0..{classes - 1}, got "
                 f"{labels.min()}..{labels.max()}"
             )
-        places = np.arange(classes).reshape(-1, *[1] * (logits.ndim - 2))
+        places = xp.arange(classes).reshape(-1, *[1] * (logits.ndim - 2))
         target = (np.expand_dims(labels, 1) == places).astype(logits.dtype)
     elif labels.shape == logits.shape:
         target = labels.astype(logits.dtype)
@@ -74,7 +76,7 @@ def mse(y: Array, target: Array) -> tuple[float, Array]:
     >>> nn.mse(np.array([1.0, 3.0]), np.array([1.0, 1.0]))
     (2.0, array([0., 2.]))
     """
-    target = np.asarray(target)
+    target = namespace(y).asarray(target)
     if y.shape != target.shape:
         raise ValueError(f"mse: y {y.shape} and target {target.shape} must have the same shape")
     with np.errstate(invalid="ignore", over="ignore"):

@@ -41,7 +41,7 @@ class _BatchNorm(Layer):
             )
         _kernel.require_float(type(self).__name__, x, self.w.value)
         x = _kernel.dense(x)
-        y, saved = np.empty_like(x), np.empty(2 * self.channels, x.dtype)
+        y, saved = np.empty_like(x), np.empty_like(x, shape=(2 * self.channels,))
         if self.training:
             self.mean, self.variance = self.mean.copy(), self.variance.copy()
         _kernel.run(

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from pyconv._arrays import Array
 from pyconv.nn.layer import Layer
 
@@ -63,4 +61,4 @@ class Lookahead(Average):
         if step % self.every == 0:
             self._follow(net, self.decay * min(1.0, step / self.steps) ** 3)
             for name, value in net.state_dict().items():
-                np.copyto(value, self.state[name])
+                value[...] = self.state[name]

@@ -23,7 +23,9 @@ def criterion(label_smoothing: float) -> Loss:
     return partial(nn.softmax_cross_entropy, label_smoothing=label_smoothing)
 
 
-def make_trainer(config: Config, train: Dataset, size: tuple[int, int]) -> Trainer:
+def make_trainer(
+    config: Config, train: Dataset, size: tuple[int, int], device: str = "cpu"
+) -> Trainer:
     """The trainer of a run; images of `train` may be larger than `size`, which is then cut out."""
     nn.init.seed(config.seed)
     channels = train.x.shape[1]
@@ -51,6 +53,7 @@ def make_trainer(config: Config, train: Dataset, size: tuple[int, int]) -> Train
         loss=criterion(config.label_smoothing),
         batch_size=config.batch_size,
         seed=config.seed,
+        device=device,
         prepare=prepare,
         augment=_augmentation(config, train, size),
         parts=config.parts,

@@ -41,6 +41,7 @@ def run(
     directory: Path,
     *,
     data_dir: str | None = None,
+    device: str = "cpu",
     resume: bool = False,
     tensorboard: bool = False,
 ) -> dict[str, float]:
@@ -51,7 +52,7 @@ def run(
     size = _image_size(config.model)
     sets = [data.load(config.data, split, data_dir) for split in ("train", "test")]
     train, test = sized(sets[0], size, cut=False), sized(sets[1], size, cut=True)
-    trainer = make_trainer(config, train, size)
+    trainer = make_trainer(config, train, size, device)
     trainer.callbacks = (Progress(), Checkpoint(directory), Log(directory))
     if tensorboard:
         trainer.callbacks += (TensorBoard(directory),)

@@ -13,6 +13,7 @@ import numpy as np
 
 from pyconv._arrays import Array
 from pyconv._errors import FormatError
+from pyconv._gpu import device_of, moved, namespace
 from pyconv._memory import MemoryPool
 from pyconv.data.augment import Augmentation, Batch
 from pyconv.data.dataset import Dataset
@@ -47,8 +48,8 @@ class Trainer:
     in training, then through prepare(x), which makes it floating-point (by default bytes are
     divided by 255), both in a background thread. It runs in `parts` whose gradients are added,
     which takes that much less memory. `clip` limits the gradients' norm. With an `average` the
-    network is evaluated with that. Callbacks are told of steps and epochs. Only device "cpu"
-    exists.
+    network is evaluated with that. Callbacks are told of steps and epochs. `device` "cuda" or
+    "cuda:1" moves the network there, and each prepared batch: see `Layer.to`.
 
     >>> import pyconv as pc
     >>> net = pc.models.lenet5()
@@ -71,8 +72,7 @@ class Trainer:
         clip: float | None = None,
         average: Average | None = None,
     ) -> None:
-        if device != "cpu":
-            raise ValueError(f"Trainer: device must be 'cpu', got {device!r}")
+        self.device = device_of("Trainer", device)
         if batch_size < 1:
             raise ValueError(f"Trainer: batch_size must be at least 1, got {batch_size}")
         if not 1 <= parts <= batch_size:
@@ -80,6 +80,8 @@ class Trainer:
         if seed < 0:
             raise ValueError(f"Trainer: seed must not be negative, got {seed}")
         self.net, self.optimizer, self.loss = net, optimizer, loss
+        if self.device is not None:
+            net.to(device)
         self.batch_size, self.seed = batch_size, seed
         self.callbacks = tuple(callbacks)
         self.prepare, self.augment = prepare, augment
@@ -152,7 +154,7 @@ class Trainer:
         `level` of test-time augmentation: see `data.views`.
         """
         with self.averaged(), self._memory:
-            return np.concatenate(list(self._outputs(x, level)))
+            return np.concatenate([moved(outputs, None) for outputs in self._outputs(x, level)])
 
     def _outputs(self, x: Array, level: int) -> Iterator[Array]:
         training = self.net.training
@@ -162,11 +164,11 @@ class Trainer:
                 for start in range(0, max(1, len(x)), self.batch_size):
                     batch = self.prepare(x[start : start + self.batch_size])
                     first, *others = views(batch, level)
-                    outputs = self.net(first[1])
+                    outputs = self.net(moved(first[1], self.device))
                     if others:
                         outputs = outputs * outputs.dtype.type(first[0])
                     for weight, view in others:
-                        outputs += self.net(view) * outputs.dtype.type(weight)
+                        outputs += self.net(moved(view, self.device)) * outputs.dtype.type(weight)
                     yield outputs
         finally:
             self.net.train(training)
@@ -219,7 +221,7 @@ class Trainer:
         self.optimizer.zero_grad()
         for part in range(self.parts):
             chosen = slice(len(x) * part // self.parts, len(x) * (part + 1) // self.parts)
-            some = x[chosen]
+            some = moved(x[chosen], self.device)
             if not len(some):
                 continue
             seed = (self.seed, _LAYERS, steps, part)[: 3 if self.parts == 1 else 4]
@@ -325,7 +327,7 @@ def _labelled(y: Array) -> bool:
 
 def _hits(outputs: Array, y: Array) -> int:
     """How many rows of the outputs are largest at their label."""
-    return int((outputs.argmax(1) == y).sum()) if _labelled(y) else 0
+    return int((outputs.argmax(1) == namespace(outputs).asarray(y)).sum()) if _labelled(y) else 0
 
 
 def _scaled(gradient: Any, share: float) -> Any:
