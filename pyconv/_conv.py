@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import _core
+from . import _core, _gpu
 from ._arrays import Array, Call, Dense, Shape, View, dtype_name, shape_tuple
 from ._core import ready
 from ._plan import Options, conv_plan
@@ -41,8 +41,22 @@ def forward(
         )
         if out is None or plan.accepts(out, x, w, b, residual):
             return plan.run(x, w, b, residual, out, None)
+    if w is not None and out is None and (views := _gpu.ready(x, w, b, residual)) is not None:
+        return _forward_on_device(op, axes, transposed, views, layout, options)
     arrays = {"x": x, "w": w, "b": b, "residual": residual}
     return _forward_converted(Call(op, layout, arrays), axes, transposed, options, out)
+
+
+def _forward_on_device(
+    op: str, axes: int, transposed: bool, views: list[View], layout: str, options: Options
+) -> Array:
+    x, w, b, residual = views
+    shapes = (x.shape, w.shape, None, b and b.shape, residual and residual.shape)
+    head = (op, axes, "fwd", transposed, dtype_name(x.dtype), layout)
+    plan = conv_plan(*head, *shapes, options, device=x.device)
+    y = x.empty(plan.output_shape, x.dtype)
+    plan.run(x, w, b, residual, y, None)
+    return y.owner
 
 
 def _forward_converted(

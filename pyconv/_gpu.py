@@ -264,6 +264,30 @@ def moved(array: Any, device: int | None) -> Any:
         return _cupy().cupy.asarray(array)
 
 
+def ready(*arrays: Any) -> list[View | None] | None:
+    """Views of arrays (None aside) of which all is known at a glance: CuPy's, dense, of one float
+    dtype, on one device. None where it takes a `_arrays.Call` to find out, a third of a call's time.
+    """
+    cupy = sys.modules.get("cupy")
+    kind = getattr(cupy, "ndarray", None)
+    first = arrays[0]
+    if kind is None or type(first) is not kind or first.dtype.char not in "fd":
+        return None
+    module()
+    library, views = _cupy(), list[View | None]()
+    for array in arrays:
+        if array is None:
+            views.append(None)
+            continue
+        if type(array) is not kind or array.dtype != first.dtype or not array.flags.c_contiguous:
+            return None
+        found = library.view(array)
+        if found.device != first.device.id or found.address % found.dtype.itemsize:
+            return None
+        views.append(found)
+    return views
+
+
 def _view_of_other(op: str, name: str, array: Any) -> View:
     try:
         library = _cupy()
