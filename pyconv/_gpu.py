@@ -266,7 +266,7 @@ def moved(array: Any, device: int | None) -> Any:
 
 def ready(*arrays: Any) -> list[View | None] | None:
     """Views of arrays (None aside) of which all is known at a glance: CuPy's, dense, of one float
-    dtype, on one device. None where it takes a `_arrays.Call` to find out, a third of a call's time.
+    dtype, on one device. None where it takes a `_arrays.Call` to find out, 16 us of a call's 28.
     """
     cupy = sys.modules.get("cupy")
     kind = getattr(cupy, "ndarray", None)

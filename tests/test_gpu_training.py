@@ -102,6 +102,11 @@ def test_a_network_moves_there_and_back(tmp_path):
     assert np.array_equal(net.to("cpu")(X), want)
 
 
+def test_what_runs_on_the_cpu_only_says_so():
+    with pytest.raises(TypeError, match="Upsample: x is on a CUDA device"):
+        nn.Upsample(2)(cupy.asarray(X))
+
+
 def test_unknown_devices():
     with pytest.raises(ValueError, match=r"Layer.to: device must be .*'cuda:x'"):
         network().to("cuda:x")

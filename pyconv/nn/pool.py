@@ -10,6 +10,7 @@ import numpy as np
 
 from pyconv import functional
 from pyconv._arrays import Array, Shape
+from pyconv._gpu import namespace
 from pyconv.nn import init
 from pyconv.nn.layer import Layer, Parameter, Spatial, keeping
 
@@ -219,6 +220,8 @@ class Upsample(Layer):
         self.scale_factor, self.mode = scale_factor, mode
 
     def forward(self, x: Array) -> Array:
+        if namespace(x) is not np:
+            raise TypeError("Upsample: x is on a CUDA device; this layer runs on the CPU only")
         self.keep(x.shape)
         for axis in range(2, x.ndim):
             low, high, t = self._taps(x.shape[axis], x.ndim - 1 - axis, x.dtype)
