@@ -103,7 +103,7 @@ struct ColumnRuns {
   // The cheapest: FMAs and loads go two a cycle, an FMA takes 4.
   ColumnRuns(i64 columns, int vectors) : pixels(1), runs(columns), rest(0) {
     double least = 1e30;
-    for (int width = 1; width <= channel_run; ++width) {
+    for (int width = 1; width <= channel_run && channel_runs_of(width, vectors); ++width) {
       const i64 narrow = columns % width;
       const double cost = double(columns / width) * run_cost(width, vectors) +
                           (narrow ? run_cost(int(narrow), vectors) : 0);
