@@ -91,12 +91,15 @@ const Rule rules[] = {
        // to 64 channels 115 and 53, 119 and 121; 64 to 128 (2x2) 87 and 107, 107 and 123; 128 to
        // 128 112 and 125, 133 and 133. NHWC's input gradients at stride 2, whose phases share a
        // band: 32 to 64 130 and 121, 64 to 128 144 and 137, 128 to 128 141 and 135, 256 to 512 126
-       // and 143. 1x1 64 to 64: 89 and 60, 87 and 55. Weight gradient, 3x3: 16 channels a group 68
-       // and 27, 59 and 27; 32 to 64 75 and 71, 57 and 72; 5x5 from 16 to 32 (two cores) 186 and
-       // 150, 156 and 182.
+       // and 143. 1x1 64 to 64: 89 and 60, 87 and 55. Weight gradient (two cores): 1 to 6 channels
+       // 106 and 63, 4 a group 107 and 39, 8 a group 146 and 102, NHWC 66 and 62, 25 and 16, 77 and
+       // 73; in NCHW 6 to 16 110 and 190, 3 to 20 164 and 141.
        const i64 products = p.c_per_group() * p.k_per_group();
        const bool channels_last = p.layout == Layout::nhwc;
-       if (pass == Pass::bwd_weight) return p.taps() > 1 && !channels_last && products <= 2048;
+       if (pass == Pass::bwd_weight) {
+         const i64 k = p.k_per_group(), lanes = (k + 15) / 16 * 16;
+         return p.taps() > 1 && (channels_last ? k < 8 : k < 16 || 10 * k < 7 * lanes);
+       }
        // Pixels read in place: 1x1 from 24 to 144 in NHWC 134 by GEMM, 46 direct.
        if (channels_last && p.taps() == 1 && p.c_per_group() >= 16) return false;
        if (channels_last && pass == Pass::bwd_data && phase_count(p, pass) > 1)

@@ -1,115 +1,40 @@
-// Weight gradient of NHWC images with lanes along the channels of dy: a GEMM that needs no columns.
+// Weight gradient with lanes along the channels of dy: a GEMM that needs no columns.
 //
 //   dw[k, c, tap] = sum over images and pixels of dy[k, o] * x[c, i(o, tap)]
 //
 // A register tile is a run of (tap of a line, c), which are neighbours in memory, by vectors of k:
 // each element of the run is broadcast from where it lies, so that a pixel costs its products and a
 // few loads. x is read in place or, where there is padding or a task takes only some channels, from
-// a copy of a few lines with the border around them; dy in place where it has whole vectors.
+// a copy of a few lines with the border around them; dy in place where it has whole vectors. From
+// NCHW both are copied, pixels turned into channels.
 //
 // Parallel over groups, blocks of k, blocks of c and parts of the pixels. The number of parts is
 // fixed by the problem and their sums are added in order; tiles are flushed into the task's sums
 // after each block of pixels, which bounds the rounding error of long sums.
 #pragma once
-#include "direct_tile.h"
+#include "channel_weight_tile.h"
 #include "reduce.h"
 
 namespace pyconv::PYCONV_TARGET {
-
-// With 32 registers 6 rows x 4 vectors, 9 x 3, 14 x 2 (the rest hold operands): at most 0.58 loads
-// for each FMA, of which a core issues two a cycle. One vector alone reads its rows as operands.
-constexpr int channel_vectors = vector_registers == 32 ? 4 : 3;
-constexpr int channel_rows(int vectors) {
-  return vectors == 1 ? vector_registers / 4 * 3 : (vector_registers - 1 - vectors) / vectors;
-}
-
-// How one of the two operands lies: elements from pixel to pixel, line to line, image to image.
-struct Walk {
-  i64 pixel, line, image;
-};
-
-// What comes next in memory, asked for a little with every pixel: a burst of requests would keep
-// the loads of a tile waiting.
-struct Stream {
-  std::uintptr_t at;
-  std::uintptr_t step;  // bytes
-};
-
-struct PixelBox {
-  Walk x, dy;
-  i64 images, lines, pixels;
-  Stream ahead[2];
-};
-
-// sums[rows[r] + .] += sum over a box of x[r] * dy[.]
-template <class T, int ROWS, int VECTORS>
-PYCONV_NOINLINE void sum_channels(PixelBox& box, const T* x, const T* dy, const i64* rows,
-                                  T* sums) {
-  Vec<T> tile[ROWS][VECTORS];
-  unrolled<ROWS>([&](auto r) PYCONV_ALWAYS {
-    unrolled<VECTORS>([&](auto v) PYCONV_ALWAYS { tile[r][v] = Vec<T>{}; });
-  });
-  Stream first = box.ahead[0], second = box.ahead[1];
-  for (i64 image = 0; image < box.images; ++image)
-    for (i64 line = 0; line < box.lines; ++line) {
-      const T* left = x + image * box.x.image + line * box.x.line;
-      const T* right = dy + image * box.dy.image + line * box.dy.line;
-      for (i64 i = box.pixels; i > 0; --i, left += box.x.pixel, right += box.dy.pixel) {
-        __builtin_prefetch(reinterpret_cast<const void*>(first.at), 0, 2);
-        __builtin_prefetch(reinterpret_cast<const void*>(second.at), 0, 2);
-        first.at += first.step;
-        second.at += second.step;
-        Vec<T> k[VECTORS];
-        unrolled<VECTORS>([&](auto v) PYCONV_ALWAYS { k[v] = load_once(right + v * lanes<T>); });
-        unrolled<ROWS>([&](auto r) PYCONV_ALWAYS {
-          const Vec<T> c = VECTORS > 1 ? once<T>(splat(left[r])) : splat(left[r]);
-          unrolled<VECTORS>([&](auto v) PYCONV_ALWAYS { tile[r][v] += c * k[v]; });
-        });
-      }
-    }
-  box.ahead[0].at = first.at;
-  box.ahead[1].at = second.at;
-  unrolled<ROWS>([&](auto r) PYCONV_ALWAYS {
-    T* to = sums + rows[r];
-    unrolled<VECTORS>([&](auto v) PYCONV_ALWAYS {
-      store(to + v * lanes<T>, load(to + v * lanes<T>) + tile[r][v]);
-    });
-  });
-}
-
-template <class T>
-using SumChannels = void (*)(PixelBox&, const T*, const T*, const i64*, T*);
-
-template <class T, int VECTORS>
-PYCONV_INLINE SumChannels<T> sum_channels_of(int rows) {
-  SumChannels<T> found = nullptr;
-  unrolled<channel_rows(VECTORS)>([&](auto r) PYCONV_ALWAYS {
-    if (rows == r + 1) found = sum_channels<T, r + 1, VECTORS>;
-  });
-  return found;
-}
-
-template <class T>
-PYCONV_NOINLINE SumChannels<T> sum_channels_of(int rows, int vectors) {
-  SumChannels<T> found = nullptr;
-  unrolled<channel_vectors>([&](auto v) PYCONV_ALWAYS {
-    if (vectors == v + 1) found = sum_channels_of<T, v + 1>(rows);
-  });
-  return found;
-}
 
 template <class T>
 struct ChannelWeight {
   Correlation q;
   const T *dy, *x;
+  bool turned;                   // x and dy have changed places
   int vectors;                   // of a panel of k
   i64 k, channels;               // of a task; k is whole panels
   i64 k_blocks, channel_blocks;  // tasks of a group
   i64 images, lines, columns;    // of a block of pixels; an "image" is one of the results of D
   i64 image_blocks, line_blocks, column_blocks;
   i64 parts, part_blocks;
+  // Vectors of dy that cross cache lines, as in most arrays of NumPy, are copied where 256 products
+  // or more are made of each, 128 where pixels are scattered: dilated 256 to 256 at 28x28 204 to
+  // 270 GFLOP/s (264 aligned), 1x1 from 1024 to 256 at 14x14 204 to 250; but the stem of 147
+  // products 271 to 237. The plan does not know where dy will be.
   bool x_in_place, dy_in_place;
-  i64 x_pitch;  // of pixels in a copy
+  i64 dy_elements;  // of such a copy
+  i64 x_pitch;      // of pixels in a copy
   // Of a copy of x along H and W: source positions from element to element, elements from result to
   // result, elements. (A single tap skips what lies between its steps.)
   i64 apart[3], step[3], length[3];
@@ -121,18 +46,27 @@ struct ChannelWeight {
   }
 
   ChannelWeight(const Correlation& of, const T* gradient, const T* source)
-      : q(without_rows(of)), dy(gradient), x(source) {
+      : q(without_rows(of)), dy(gradient), x(source), turned(turns(q)) {
+    if (turned) {
+      dy = source;
+      x = gradient;
+      q = turn(q);
+    }
     const i64 all = ceil_div(q.result_channels, lanes<T>);
     i64 panels = ceil_div(all, i64(channel_vectors));
     vectors = int(ceil_div(all, panels));
     panels = ceil_div(all, i64(vectors));
     const i64 width = vectors * lanes<T>;
-    k_blocks = ceil_div(panels * width, 256);
+    // At most 128 by 256 channels and 160 KB of sums. (256 by 256 and 256 KB: 5 to 40 % slower for
+    // one image of 128 channels and more. But a 1x1 filter from 24 to 144 channels lost a quarter
+    // where k was cut: what it reads once should be read in one piece.)
+    k_blocks = ceil_div(panels * width, q.taps() == 1 ? 256 : 128);
     k = ceil_div(panels, k_blocks) * width;
     k_blocks = ceil_div(panels * width, k);
-    channels = max_of<i64>(1, (1 << 18) / i64(sizeof(T)) / (q.taps() * k));  // 256 KB of sums
-    channel_blocks = ceil_div(q.source_channels, min_of(channels, q.source_channels));
+    channels = max_of<i64>(1, (160 << 10) / i64(sizeof(T)) / (q.taps() * k));
+    channel_blocks = ceil_div(q.source_channels, min_of<i64>(channels, 256));
     channels = ceil_div(q.source_channels, channel_blocks);
+    if (channel_blocks > 1 && channels > 16) channels = round_up(channels, 8);
     channel_blocks = ceil_div(q.source_channels, channels);
 
     // 32 KB of a panel of dy: an L1 cache keeps it beside a run of x.
@@ -146,14 +80,19 @@ struct ChannelWeight {
     lines = ceil_div(H.count, line_blocks);
     line_blocks = ceil_div(H.count, lines);
     x_pitch = channels + (scattered(channels) ? lanes<T> : 0);
-    x_in_place = q.layout == Layout::nhwc && !scattered(q.source.axis[2]);
+    x_in_place =
+        !pixels_first(q.source, q.source_channels) && (turned || !scattered(q.source.axis[2]));
     for (const AxisMap& a : q.axis)
       x_in_place = x_in_place && a.first >= 0 && a.source(a.count - 1, a.taps - 1) < a.source_size;
-    dy_in_place = q.layout == Layout::nhwc && q.result_channels % lanes<T> == 0;
+    const bool whole_vectors = q.layout == Layout::nhwc && q.result_channels % lanes<T> == 0;
+    const bool copy_pays = channels * q.taps() >= (scattered(q.result.axis[2]) ? 128 : 256);
+    const bool aligned = reinterpret_cast<std::size_t>(dy) % (lanes<T> * sizeof(T)) == 0;
+    dy_in_place = whole_vectors && (aligned || !copy_pays);
     const bool whole = line_blocks == 1 && column_blocks == 1 && !(x_in_place && D.count > 1);
     images = whole ? min_of(max_of<i64>(1, most / (lines * columns)), q.n * D.count) : 1;
     images = max_of<i64>(1, images);
     image_blocks = ceil_div(q.n * D.count, images);
+    dy_elements = whole_vectors && !copy_pays ? 0 : images * lines * columns * k;
     const i64 results[3] = {1, lines, columns};
     for (int a = 0; a < 3; ++a) {
       const AxisMap& m = q.axis[a];
@@ -165,12 +104,40 @@ struct ChannelWeight {
     const i64 tasks = q.groups * k_blocks * channel_blocks;
     const i64 blocks = image_blocks * line_blocks * column_blocks;
     const i64 filter_bytes = q.groups * q.weight_group * i64(sizeof(T));
-    parts = max_of<i64>(1, min_of(min_of(16 / tasks, (8 << 20) / filter_bytes), blocks));
+    parts =
+        max_of<i64>(1, min_of(min_of(ceil_div(i64(12), tasks), (8 << 20) / filter_bytes), blocks));
     part_blocks = max_of<i64>(1, ceil_div(blocks, parts));
     parts = max_of<i64>(1, ceil_div(blocks, part_blocks));
   }
 
-  // Whether pixels lie so far apart that those of a block share few sets of an L1 cache.
+  // A 1x1 filter from few channels to many in NHWC: x and dy change places, so that lanes run along
+  // the few (64 to 256 at 56x56: one image 198 to 256 GFLOP/s; 256 to 512 lost 12 %).
+  static PYCONV_INLINE bool turns(const Correlation& q) {
+    for (const AxisMap& a : q.axis)
+      if (a.taps > 1 || a.first != 0 || a.source(a.count - 1, 0) >= a.source_size) return false;
+    return q.layout == Layout::nhwc && q.source_channels % lanes<T> == 0 &&
+           q.source_channels <= 128 && q.result_channels >= 2 * q.source_channels;
+  }
+  static PYCONV_INLINE Correlation turn(Correlation q) {
+    const Strides source = q.source;
+    const i64 channels = q.source_channels, weight = q.weight_source;
+    q.source = q.result, q.result = source;
+    q.source_channels = q.result_channels, q.result_channels = channels;
+    q.weight_source = q.weight_result, q.weight_result = weight;
+    for (int a = 0; a < 3; ++a) {
+      q.result.axis[a] *= q.axis[a].step;
+      q.axis[a].source_size = q.axis[a].count;
+      q.axis[a].step = 1;
+    }
+    return q;
+  }
+
+  // Whether neighbours in memory are pixels, not channels.
+  static PYCONV_INLINE bool pixels_first(const Strides& s, i64 channels) {
+    return s.c != 1 && channels > 1;
+  }
+  // Whether pixels lie so far apart that those of a block share few sets of an L1 cache: a copy of
+  // x then gains 8 to 10 % (1x1 from 256 and 1024 channels), one of dy nothing.
   static PYCONV_INLINE bool scattered(i64 pixel) { return pixel * i64(sizeof(T)) % 1024 == 0; }
 
   // Elements of a copy that so many results along an axis need.
@@ -183,21 +150,15 @@ struct ChannelWeight {
     if (x_in_place) return 0;
     return round_up(images * length[0] * length[1] * length[2] * x_pitch + lanes<T>, 16);
   }
-  i64 dy_elements() const { return dy_in_place ? 0 : images * lines * columns * k; }
   i64 scratch_elements() const {
-    return sums_elements() + x_elements() + dy_elements() +
+    return sums_elements() + x_elements() + dy_elements +
            round_up(channels * q.taps() * i64(sizeof(i64) / sizeof(T)), 16);
-  }
-  std::size_t scratch_bytes() const { return std::size_t(scratch_elements()) * sizeof(T); }
-  std::size_t shared_bytes() const {
-    return parts > 1 ? std::size_t(parts * q.groups * q.weight_group) * sizeof(T) : 0;
   }
 
   // Lines of one image of x, `c` channels from `from` on, with the border around them.
   void copy_x(const T* from, const i64 (&at)[3], const i64 (&results)[3], i64 c, T* to) const {
     const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
     const i64 pixel = q.source.axis[2];
-    const T* end = x + q.n * q.source.n;
     const RowRun run(W.source_size, W.source(at[2], 0), apart[2], reach(2, results[2]));
     for (i64 jd = 0; jd < D.taps;
          ++jd, to += (length[1] - reach(1, results[1])) * length[2] * x_pitch)
@@ -212,21 +173,33 @@ struct ChannelWeight {
         zero_run(run.low * x_pitch, to);
         if (run.low < run.high) {
           const T* inside = row + (run.first + run.low * apart[2]) * pixel;
-          const i64 some = run.high - run.low;
-          if (c == pixel && c == x_pitch && apart[2] == 1)
-            copy_run(inside, 1, some * c, end, to + run.low * c);
-          else
-            for (i64 e = 0; e < some; ++e)
-              copy_run(inside + e * apart[2] * pixel, 1, c, end, to + (run.low + e) * x_pitch);
+          copy_pixels(inside, apart[2] * pixel, run.high - run.low, c, to + run.low * x_pitch);
         }
         zero_run((run.count - run.high) * x_pitch, to + run.high * x_pitch);
         if (q.border == Border::zeros) continue;
         for (i64 e = 0; e < run.count; ++e) {
           if (e >= run.low && e < run.high) continue;
           const i64 w = border_index(run.first + e * run.step, W.source_size, q.border);
-          for (i64 l = 0; l < c; ++l) to[e * x_pitch + l] = w < 0 ? T(0) : row[w * pixel + l];
+          for (i64 l = 0; w >= 0 && l < c; ++l)
+            to[e * x_pitch + l] = row[w * pixel + l * q.source.c];
         }
       }
+  }
+
+  // Pixels `step` elements apart, `c` channels of each.
+  PYCONV_INLINE void copy_pixels(const T* from, i64 step, i64 count, i64 c, T* to) const {
+    const T* end = x + q.n * q.source.n;
+    if (!pixels_first(q.source, q.source_channels)) {
+      if (step == c && c == x_pitch) return copy_run(from, 1, count * c, end, to);
+      for (i64 e = 0; e < count; ++e) copy_run(from + e * step, 1, c, end, to + e * x_pitch);
+    } else if (step == 1) {
+      for (i64 l = 0; l < c; l += lanes<T>)
+        transpose_rows(from + l * q.source.c, q.source.c, int(min_of<i64>(lanes<T>, c - l)), count,
+                       to + l, x_pitch);
+    } else {
+      for (i64 e = 0; e < count; ++e)
+        for (i64 l = 0; l < c; ++l) to[e * x_pitch + l] = from[e * step + l * q.source.c];
+    }
   }
 
   // Results of one image as panels of vectors, [panel][pixel][vectors], `panel` elements apart.
@@ -236,14 +209,59 @@ struct ChannelWeight {
       const i64 some = min_of(width, count - first);
       T* pixel = to;
       for (i64 line = 0; line < results[1]; ++line) {
-        const T* at = from + first + line * q.result.axis[1];
+        const T* at = from + first * q.result.c + line * q.result.axis[1];
+        if (q.result.c != 1) {
+          i64 run = results[2];
+          if (run == q.result.axis[1]) run *= results[1], line = results[1];
+          for (i64 v = 0; v < some; v += lanes<T>)
+            transpose_rows(at + v * q.result.c, q.result.c, int(min_of<i64>(lanes<T>, some - v)),
+                           run, pixel + v, width, lanes<T>);
+          pixel += run * width;
+          continue;
+        }
         for (i64 i = 0; i < results[2]; ++i, pixel += width, at += q.result.axis[2])
-          for (i64 v = 0; v < width; v += lanes<T>)
-            store(pixel + v, some - v >= lanes<T>
-                                 ? load(at + v)
-                                 : load_first(at + v, int(max_of<i64>(0, some - v))));
+          for (i64 v = 0; v < some; v += lanes<T>)
+            store(pixel + v,
+                  some - v >= lanes<T> ? load(at + v) : load_first(at + v, int(some - v)));
       }
     }
+  }
+
+  // A block of pixels, its image `i`.
+  struct Block {
+    i64 n, images;
+    i64 at[3], results[3];
+  };
+  Block place(i64 block, i64 i = 0) const {
+    const i64 D = q.axis[0].count, image = block / column_blocks / line_blocks * images + i;
+    Block b{image / D, min_of(images, q.n * D - image), {image % D}, {1}};
+    b.at[1] = block / column_blocks % line_blocks * lines;
+    b.at[2] = block % column_blocks * columns;
+    b.results[1] = min_of(lines, q.axis[1].count - b.at[1]);
+    b.results[2] = min_of(columns, q.axis[2].count - b.at[2]);
+    return b;
+  }
+  static PYCONV_INLINE i64 offset(const Strides& s, const Block& b) {
+    return b.n * s.n + b.at[0] * s.axis[0] + b.at[1] * s.axis[1] + b.at[2] * s.axis[2];
+  }
+
+  // What a block of NCHW will copy: a few lines of every channel. (12 to 40 % at 56 x 56 and
+  // above.)
+  void list_ahead(i64 block, const T* gradient, i64 some_k, const T* source, i64 c, i64 tiles,
+                  Ahead<T> (&next)[2]) const {
+    const Block b = place(block);
+    const AxisMap &H = q.axis[1], &W = q.axis[2];
+    const i64 h = max_of<i64>(0, H.source(b.at[1], 0)), w = max_of<i64>(0, W.source(b.at[2], 0));
+    const i64 rest = (H.source_size - h) * q.source.axis[1] - w;
+    if (h >= H.source_size || rest <= 0) return;
+    const auto size = [&](const Strides& s, i64 high, i64 wide) {
+      return b.results[1] > 1 ? high * s.axis[1] : wide;
+    };
+    next[0] = {gradient + offset(q.result, b), size(q.result, b.results[1], b.results[2]),
+               q.result.c, some_k, tiles};
+    next[1] = {source + b.n * q.source.n + h * q.source.axis[1] + w,
+               min_of(rest, size(q.source, b.results[1] * H.step, b.results[2] * W.step)),
+               q.source.c, c, tiles};
   }
 
   void run(i64 task, char* scratch, T* out) const {
@@ -262,7 +280,6 @@ struct ChannelWeight {
               round_up(channels * taps * i64(sizeof(i64) / sizeof(T)), 16);
     T* x_copy = sums + sums_elements();
     T* dy_copy = x_copy + x_elements();
-    zero_run(c * taps * k, sums);
     i64* row = rows;
     for (i64 jd = 0; jd < D.taps; ++jd)
       for (i64 jh = 0; jh < H.taps; ++jh)
@@ -286,54 +303,50 @@ struct ChannelWeight {
       box.x = {step[2] * x_pitch, step[1] * line, length[0] * plane};
       of_tap[0] = plane, of_tap[1] = H.tap_step * line, of_tap[2] = W.tap_step * x_pitch;
     }
+    if (q.n == 0) zero_run(c * taps * k, sums);
     const i64 last = min_of(image_blocks * line_blocks * column_blocks, (part + 1) * part_blocks);
     for (i64 block = part * part_blocks; block < last; ++block) {
-      const i64 image = block / column_blocks / line_blocks * images;
-      i64 at[3] = {0, block / column_blocks % line_blocks * lines, block % column_blocks * columns};
-      const i64 results[3] = {1, min_of(lines, H.count - at[1]), min_of(columns, W.count - at[2])};
-      box.images = min_of(images, q.n * D.count - image);
-      box.lines = results[1], box.pixels = results[2];
+      const Block at = place(block);
+      const i64 pixels = at.results[1] * at.results[2];
+      box.images = at.images, box.lines = at.results[1], box.pixels = at.results[2];
+      box.add = block > part * part_blocks;
       const T *left = x_copy, *right = dy_copy;
       i64 panel = width;
       if (dy_in_place) {
         box.dy = {q.result.axis[2], q.result.axis[1], q.result.n / D.count};
-        right = gradient + image * box.dy.image + at[1] * box.dy.line + at[2] * box.dy.pixel;
+        right = gradient + offset(q.result, at);
       } else {
-        const i64 pixels = results[1] * results[2];
-        box.dy = {width, results[2] * width, pixels * width};
-        panel = images * pixels * width;
+        box.dy = {width, at.results[2] * width, pixels * width};
+        panel = at.images * pixels * width;
       }
-      for (i64 i = 0; i < box.images; ++i) {
-        const i64 n = (image + i) / D.count;
-        at[0] = (image + i) % D.count;
+      for (i64 i = 0; i < at.images; ++i) {
+        const Block one = place(block, i);
         if (!dy_in_place)
-          copy_dy(gradient + n * q.result.n + at[0] * q.result.axis[0] + at[1] * q.result.axis[1] +
-                      at[2] * q.result.axis[2],
-                  results, some_k, panel, dy_copy + i * box.dy.image);
-        const T* from = source + n * q.source.n;
+          copy_dy(gradient + offset(q.result, one), one.results, some_k, panel,
+                  dy_copy + i * box.dy.image);
         if (!x_in_place)
-          copy_x(from, at, results, c, x_copy + i * box.x.image);
-        else if (i == 0)
-          left = from + D.source(at[0], 0) * q.source.axis[0] +
-                 H.source(at[1], 0) * q.source.axis[1] + W.source(at[2], 0) * q.source.axis[2];
+          copy_x(source + one.n * q.source.n, one.at, one.results, c, x_copy + i * box.x.image);
       }
-      // The next block follows this one in memory where a task takes all channels.
+      if (x_in_place)
+        left = source + at.n * q.source.n + D.source(at.at[0], 0) * q.source.axis[0] +
+               H.source(at.at[1], 0) * q.source.axis[1] + W.source(at.at[2], 0) * q.source.axis[2];
+
+      // What lies in place continues in memory where a task takes all channels.
       const i64 tiles =
           ceil_div(some_k, width) * D.taps * H.taps * runs * ceil_div(length_of_run, tile);
-      const i64 steps = tiles * box.images * box.lines * box.pixels;
-      const auto stream = [&](const T* end, i64 elements) {
-        return Stream{reinterpret_cast<std::uintptr_t>(end),
-                      std::uintptr_t(elements * i64(sizeof(T)) / steps)};
+      const auto stream = [&](const T* from, bool all, i64 elements) {
+        const i64 bytes = all ? elements * i64(sizeof(T)) : 0;
+        return Stream{reinterpret_cast<std::size_t>(from) + std::size_t(bytes),
+                      std::size_t(bytes / (tiles * at.images * pixels))};
       };
-      box.ahead[0] = box.ahead[1] = stream(right, 0);
-      if (dy_in_place && some_k == q.result.axis[2]) {
-        const i64 elements = box.images * box.lines * box.pixels * some_k;
-        box.ahead[0] = stream(right + elements, elements);
-      }
-      if (x_in_place && c == q.source.axis[2]) {
-        const i64 elements = box.images * box.lines * W.step * H.step * box.pixels * c;
-        box.ahead[1] = stream(left + elements, elements);
-      }
+      box.ahead[0] =
+          stream(gradient + offset(q.result, at), q.result.c == 1 && some_k == q.result.axis[2],
+                 at.images * pixels * some_k);
+      box.ahead[1] = stream(left, x_in_place && c == q.source.axis[2],
+                            at.images * pixels * W.step * H.step * c);
+      Ahead<T> next[2];
+      if (q.layout == Layout::nchw && block + 1 < last)
+        list_ahead(block + 1, gradient, some_k, source, c, tiles, next);
       for (i64 k1 = 0; k1 < some_k; k1 += width, right += panel) {
         const int some = int(min_of<i64>(vectors, ceil_div(some_k - k1, lanes<T>)));
         const SumChannels<T> whole = sum_channels_of<T>(int(tile), some);
@@ -347,6 +360,8 @@ struct ChannelWeight {
                 const i64 count = min_of(tile, length_of_run - r);
                 (count == tile ? whole : rest)(box, from + r, right, to, sums + k1);
                 to += count;
+                next[0].fetch();
+                next[1].fetch();
               }
             }
       }
@@ -354,7 +369,10 @@ struct ChannelWeight {
 
     T* to = out + part * q.groups * q.weight_group + group * q.weight_group + k0 * q.weight_result +
             c0 * q.weight_source;
-    for (i64 r = 0; r < c * taps; r += lanes<T>)
+    if (turned)
+      for (i64 r = 0; r < c; ++r)
+        __builtin_memcpy(to + r * q.weight_source, sums + r * k, std::size_t(some_k) * sizeof(T));
+    for (i64 r = 0; r < c * taps && !turned; r += lanes<T>)
       transpose_rows(sums + r * k, k, int(min_of<i64>(lanes<T>, c * taps - r)), some_k, to + r,
                      q.weight_result);
   }

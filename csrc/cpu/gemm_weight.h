@@ -2,14 +2,25 @@
 //
 //   dW[k, (c, tap)] = sum over pixels of dy[k, pixel] column[(c, tap), pixel]
 //
-// dy is a matrix of columns as well, those of a 1x1 filter. A task gathers both for a block of
-// pixels at a time; lanes run along channels, so that from NCHW the side of the lanes is
-// transposed, the smaller one.
+// Columns are read in place (channel_weight.h) but for 1x1 filters in NCHW, where that would turn
+// the channels of both sides into lanes: here the smaller side is turned, the other one read along
+// its pixels. So few channels of k that lanes would be idle go by pixels, as in direct_weight.h.
 #pragma once
 #include "channel_weight.h"
+#include "direct_weight.h"
 #include "gemm.h"
 
 namespace pyconv::PYCONV_TARGET {
+
+// Who computes a weight gradient.
+enum class WeightBy { channels, pixels, panels };
+
+template <class T>
+PYCONV_INLINE WeightBy weight_by(const Correlation& q) {
+  if (q.layout == Layout::nchw && q.taps() == 1) return WeightBy::panels;
+  const bool busy = q.result_channels >= 8 || q.taps() == 1;
+  return busy && ChannelWeight<T>::fits(q) ? WeightBy::channels : WeightBy::pixels;
+}
 
 // dy as columns: row k is channel k.
 PYCONV_INLINE Correlation gradient_columns(Correlation q) {
@@ -20,33 +31,20 @@ PYCONV_INLINE Correlation gradient_columns(Correlation q) {
   return q;
 }
 
-// Asks for channels of pixels that lie one after the other in memory.
-template <class T>
-PYCONV_INLINE void prefetch_pixels(const Correlation& q, const T* from, i64 channels, i64 first,
-                                   i64 last) {
-  const AxisMap& W = q.axis[2];
-  if (q.taps() > 1 || W.count != q.image_pixels() || W.count != W.source_size) return;
-  for (i64 pixel = first; pixel < last; ++pixel)
-    for (i64 c = 0; c < channels; c += 64 / i64(sizeof(T)))
-      __builtin_prefetch(from + pixel * q.source.axis[2] + c, 0, 2);
-}
-
 // Tasks are (group, rows, vectors, part of the pixels). The number of parts is fixed by the
 // problem, and their sums are added in order.
 template <class T>
 struct WeightBlocks {
   Correlation columns, gradient;
-  bool channels_last, lanes_along_results;
+  bool lanes_along_results;
   Side rows, vectors;  // of one task
   i64 row_blocks, vector_blocks, parts, part_pixels;
-  i64 row_pitch, vector_pitch, line_pitch;
+  i64 line_pitch, vector_pitch;
 
   explicit WeightBlocks(const Correlation& q)
-      : columns(without_rows(q)),
-        gradient(without_rows(gradient_columns(q))),
-        channels_last(q.layout == Layout::nhwc) {
-    const i64 k = q.result_channels, depth = q.depth();
-    lanes_along_results = k < depth && (!channels_last || depth < lanes<T>);
+      : columns(without_rows(q)), gradient(without_rows(gradient_columns(q))) {
+    const i64 k = q.result_channels, depth = q.source_channels;
+    lanes_along_results = k < depth;
     const i64 high = lanes_along_results ? depth : k, wide = lanes_along_results ? k : depth;
     row_blocks = ceil_div(high, 32 * tile_rows);
     rows = row_side<T>(round_up(ceil_div(high, row_blocks), tile_rows));
@@ -61,11 +59,10 @@ struct WeightBlocks {
     part_pixels = round_up(ceil_div(max_of<i64>(1, q.pixels()), parts), depth_block<T>);
     parts = ceil_div(max_of<i64>(1, q.pixels()), part_pixels);
     line_pitch = depth_block<T> + lanes<T>;
-    row_pitch = channels_last ? rows.size + lanes<T> : line_pitch;
     vector_pitch = vectors.panels() * vectors.width + lanes<T>;
   }
 
-  i64 row_elements() const { return (channels_last ? depth_block<T> : rows.size) * row_pitch; }
+  i64 row_elements() const { return rows.size * line_pitch; }
   i64 vector_elements() const { return (depth_block<T> + lanes<T>)*vector_pitch; }
   i64 scratch_elements() const {
     return round_up(row_elements(), 16) + round_up(vector_elements(), 16) +
@@ -74,23 +71,16 @@ struct WeightBlocks {
 };
 
 template <class T>
-PYCONV_INLINE bool by_channels(const Correlation& q) {
-  return q.layout == Layout::nhwc && ChannelWeight<T>::fits(q);
-}
-
-template <class T>
-void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
+void panels_bwd_weight(const ConvProblem& p, const Buffers& b) {
   const Correlation q = correlation(p, Pass::fwd);
-  if (by_channels<T>(q))
-    return ChannelWeight<T>(q, static_cast<const T*>(b.a), static_cast<const T*>(b.b)).run(b);
   const WeightBlocks<T> blocks(q);
-  const bool channels_last = blocks.channels_last, along_results = blocks.lanes_along_results;
-  const i64 filters = p.k * q.depth();
+  const bool along_results = blocks.lanes_along_results;
+  const i64 depth = q.source_channels, filters = p.k * depth;
   const T *dy = static_cast<const T*>(b.a), *x = static_cast<const T*>(b.b);
   T* dw = static_cast<T*>(b.out);
   T* partial = blocks.parts > 1 ? reinterpret_cast<T*>(b.shared) : dw;
-  const i64 high = along_results ? q.depth() : q.result_channels;
-  const i64 wide = along_results ? q.result_channels : q.depth();
+  const i64 high = along_results ? depth : q.result_channels;
+  const i64 wide = along_results ? q.result_channels : depth;
 
   const i64 tasks = q.groups * blocks.row_blocks * blocks.vector_blocks * blocks.parts;
   parallel_for(tasks, b.threads, [&](i64 task, int thread) {
@@ -115,82 +105,89 @@ void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
     const i64 last = min_of(q.pixels(), first + blocks.part_pixels);
     for (i64 pixel0 = first; pixel0 < last; pixel0 += depth_block<T>) {
       const i64 steps = min_of(depth_block<T>, last - pixel0);
-      auto gather = [&](bool gradient, i64 k0, i64 k1, T* to, i64 pitch) {
+      auto gather = [&](bool gradient, i64 k0, i64 k1, T* to) {
         ColumnBlock<T> block = gradient ? of_gradient : of_columns;
         block.k0 = k0, block.k1 = k1, block.pixel0 = pixel0, block.pixels = steps;
-        block.to = to, block.pitch = pitch;
+        block.to = to, block.pitch = blocks.line_pitch;
         gather_columns(gradient ? blocks.gradient : blocks.columns, block);
       };
-      gather(!along_results, row0, row0 + rows.size, left, blocks.row_pitch);
-      if (channels_last)
-        gather(along_results, vector0, vector0 + vectors.size, right, blocks.vector_pitch);
-      else
-        for (i64 v = 0; v < vectors.size; v += lanes<T>) {
-          const i64 some = min_of<i64>(lanes<T>, vectors.size - v);
-          gather(along_results, vector0 + v, vector0 + v + some, lines, blocks.line_pitch);
-          transpose_rows(lines, blocks.line_pitch, int(some), steps, right + v, blocks.vector_pitch,
-                         lanes<T>);
-        }
+      gather(!along_results, row0, row0 + rows.size, left);
+      for (i64 v = 0; v < vectors.size; v += lanes<T>) {
+        const i64 some = min_of<i64>(lanes<T>, vectors.size - v);
+        gather(along_results, vector0 + v, vector0 + v + some, lines);
+        transpose_rows(lines, blocks.line_pitch, int(some), steps, right + v, blocks.vector_pitch,
+                       lanes<T>);
+      }
       for (i64 j = 0; j < vectors.panels(); ++j)
         for (i64 i = 0; i < rows.panels(); ++i) {
           const i64 count = rows.valid(i), stored = vectors.stored(j);
           const T* from[tile_rows];
           for (i64 r = 0; r < tile_rows; ++r)
-            from[r] = left + (i * tile_rows + min_of(r, count - 1)) *
-                                 (channels_last ? 1 : blocks.row_pitch);
+            from[r] = left + (i * tile_rows + min_of(r, count - 1)) * blocks.line_pitch;
           T* tile = sums + (j * rows.panels() + i) * tile_rows * tile_columns<T>;
-          multiply<T>(int(count), int(stored / lanes<T>), steps,
-                      {from, 0, 1, 0, channels_last ? blocks.row_pitch : 1},
+          multiply<T>(int(count), int(stored / lanes<T>), steps, {from, 0, 1, 0, 1},
                       {right + j * vectors.width, blocks.vector_pitch},
                       {pixel0 > first ? tile : nullptr, tile, stored});
-          // What only one or two tasks read comes from memory: the next block of it, spread over
-          // the tiles, gains 3 to 12 % at 56 x 56 x (64 to 256); with more readers it loses 4 to 6.
-          if (!channels_last || blocks.row_blocks * blocks.vector_blocks > 2) continue;
-          const i64 tiles = rows.panels() * vectors.panels(), ready = j * rows.panels() + i;
-          const i64 p0 = pixel0 + steps + steps * ready / tiles;
-          const i64 p1 = min_of(last, pixel0 + steps + steps * (ready + 1) / tiles);
-          prefetch_pixels(blocks.gradient, of_gradient.source + row0, rows.size, p0, p1);
-          prefetch_pixels(blocks.columns, of_columns.source + vector0, vectors.size, p0, p1);
         }
     }
     if (first >= last)  // an empty batch
       for (i64 i = 0; i < sums_elements<T>(rows, vectors); ++i) sums[i] = T(0);
 
-    // Where a column stands in a filter.
-    auto place = [&](i64 k) {
-      const i64 tap = channels_last ? k / q.source_channels : k % q.taps();
-      const i64 c = channels_last ? k % q.source_channels : k / q.taps();
-      const i64 jw = tap % q.axis[2].taps, rest = tap / q.axis[2].taps;
-      return c * q.weight_source + q.weight_tap(rest / q.axis[1].taps, rest % q.axis[1].taps, jw);
-    };
-    T* to = partial + part * filters + group * q.result_channels * q.depth();
-    for (i64 j = 0; j < vectors.panels(); ++j) {
-      i64 across[tile_columns<T>];
-      for (i64 e = 0; e < vectors.valid(j); ++e) {
-        const i64 at = vector0 + j * vectors.width + e;
-        across[e] = along_results ? at * q.depth() : place(at);
-      }
+    T* to = partial + part * filters + group * q.result_channels * depth +
+            (along_results ? row0 + vector0 * depth : row0 * depth + vector0);
+    const i64 down = along_results ? 1 : depth, across = along_results ? depth : 1;
+    for (i64 j = 0; j < vectors.panels(); ++j)
       for (i64 i = 0; i < rows.panels(); ++i) {
         const T* tile = sums + (j * rows.panels() + i) * tile_rows * tile_columns<T>;
-        for (i64 r = 0; r < rows.valid(i); ++r) {
-          const i64 at = row0 + i * tile_rows + r;
-          T* row = to + (along_results ? place(at) : at * q.depth());
+        for (i64 r = 0; r < rows.valid(i); ++r)
           for (i64 e = 0; e < vectors.valid(j); ++e)
-            row[across[e]] = tile[r * vectors.stored(j) + e];
-        }
+            to[(i * tile_rows + r) * down + (j * vectors.width + e) * across] =
+                tile[r * vectors.stored(j) + e];
       }
-    }
   });
   if (blocks.parts > 1) add_parts(partial, blocks.parts, filters, dw, b.threads);
 }
 
 template <class T>
-std::size_t gemm_scratch_bytes(const ConvProblem& p, Pass pass) {
-  if (pass == Pass::bwd_weight) {
-    const Correlation q = correlation(p, Pass::fwd);
-    if (by_channels<T>(q)) return ChannelWeight<T>(q, nullptr, nullptr).scratch_bytes();
-    return std::size_t(WeightBlocks<T>(q).scratch_elements()) * sizeof(T);
+void gemm_bwd_weight(const ConvProblem& p, const Buffers& b) {
+  const Correlation q = correlation(p, Pass::fwd);
+  switch (weight_by<T>(q)) {
+    case WeightBy::channels:
+      return ChannelWeight<T>(q, static_cast<const T*>(b.a), static_cast<const T*>(b.b)).run(b);
+    case WeightBy::pixels: return direct_bwd_weight<T>(p, b);
+    case WeightBy::panels: return panels_bwd_weight<T>(p, b);
   }
+}
+
+struct WeightBytes {
+  std::size_t scratch, shared;
+};
+
+template <class T>
+WeightBytes gemm_weight_bytes(const ConvProblem& p) {
+  const Correlation q = correlation(p, Pass::fwd);
+  const auto partial = [&](i64 parts) {
+    return parts > 1 ? std::size_t(parts * p.k * q.depth()) * sizeof(T) : 0;
+  };
+  switch (weight_by<T>(q)) {
+    case WeightBy::channels: {
+      const ChannelWeight<T> w(q, nullptr, nullptr);
+      return {std::size_t(w.scratch_elements()) * sizeof(T), partial(w.parts)};
+    }
+    case WeightBy::pixels: {
+      const DirectWeightBlocks<T> blocks(q);
+      return {blocks.scratch_bytes(), partial(blocks.parts)};
+    }
+    default: {
+      const WeightBlocks<T> blocks(q);
+      return {std::size_t(blocks.scratch_elements()) * sizeof(T), partial(blocks.parts)};
+    }
+  }
+}
+
+template <class T>
+std::size_t gemm_scratch_bytes(const ConvProblem& p, Pass pass) {
+  if (pass == Pass::bwd_weight) return gemm_weight_bytes<T>(p).scratch;
   i64 most = 0;
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
     const Correlation q = without_rows(correlation(p, pass, phase));
@@ -215,11 +212,7 @@ void gemm(const ConvProblem& p, Pass pass, const Buffers& b) {
 
 template <class T>
 std::size_t gemm_shared_bytes(const ConvProblem& p, Pass pass) {
-  if (pass != Pass::bwd_weight) return 0;
-  const Correlation q = correlation(p, Pass::fwd);
-  if (by_channels<T>(q)) return ChannelWeight<T>(q, nullptr, nullptr).shared_bytes();
-  const WeightBlocks<T> blocks(q);
-  return blocks.parts > 1 ? std::size_t(blocks.parts * p.k * q.depth()) * sizeof(T) : 0;
+  return pass == Pass::bwd_weight ? gemm_weight_bytes<T>(p).shared : 0;
 }
 
 }  // namespace pyconv::PYCONV_TARGET
