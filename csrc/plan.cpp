@@ -72,17 +72,21 @@ const Rule rules[] = {
     {Algorithm::winograd,
      [](const ConvProblem& p, Pass pass, const Desc& d) {
        // Transforming the weights takes about 20 cycles for each of K C, what it saves about 0.2 a
-       // pixel: without a look at N, or with weights that are kept, it always pays.
+       // pixel: without a look at N, or with weights that are kept, it always pays. A gradient is
+       // transformed once as well: with 512 channels on a single 7x7 map 157 and 114 GFLOP/s (two
+       // cores, Winograd and GEMM), with 16 channels a group 144 and 184, on eight of them 304 and
+       // 227; 64 to 12 channels at 56x56 418 and 164 (NCHW 315 and 180), 16 to 8 247 and 141 (155
+       // and 138), 8 a group at 28x28 70 and 77 (98 and 146).
+       const i64 pixels = p.n * p.out_pixels();
        const bool kept = pass != Pass::bwd_weight && d.batch_invariant;
-       const bool pays = kept || p.n * p.out_pixels() >= 200;
-       // Weight gradient, against the best of direct and GEMM: 3x3 with 16 channels a group 75 and
-       // 130, 512 at 7x7 288 and 212; 5x5 from 20 to 50 117 and 193, from 64 to 64 257 and 229.
-       const i64 least = pass != Pass::bwd_weight ? 16 : p.filter[2] == 5 ? 64 : 32;
+       const bool gradient = pass == Pass::bwd_weight;
+       const bool wide = gradient && p.c_per_group() * p.k_per_group() >= 4096;
+       const bool pays = kept || pixels >= (wide ? 36 : 200);
        // A tile has 4x4 results. 256 channels at 3x3 and at 2x2, 64 images, Winograd and GEMM: NCHW
        // 299 and 66, 130 and 45; NHWC 239 and 259, 114 and 214.
-       const i64 side = p.layout == Layout::nchw ? 2 : 4;
-       return p.precision != Precision::strict && pays && p.c_per_group() >= least &&
-              p.k_per_group() >= least && p.out[1] >= side && p.out[2] >= side;
+       const i64 side = p.layout == Layout::nchw && !gradient ? 2 : 4;
+       return p.precision != Precision::strict && pays && p.c_per_group() >= 16 &&
+              p.k_per_group() >= (gradient ? 8 : 16) && p.out[1] >= side && p.out[2] >= side;
      },
      "a 3x3 or 5x5 filter at stride 1: Winograd needs 2.8 to 4 times fewer products"},
     {Algorithm::direct,
