@@ -1,10 +1,11 @@
 """Time pyconv inside other frameworks against their own operations, interleaved in one process.
 
-    python benchmarks/frameworks.py [--threads 2] [--seconds 2] [torch] [jax]
+    python benchmarks/frameworks.py [--threads 2] [--seconds 2] [torch] [jax] [onnx]
 
 torch: one training step, and inference, of a ResNet of torch.nn, before and after
 pyconv.torch.patch, in both layouts. jax: jitted lax.conv_general_dilated and its gradients where
-JAX on a CPU is slow. Every pair is compared before it is timed.
+JAX on a CPU is slow. onnx: ResNet-50, GoogLeNet and MobileNetV2 with random weights, loaded by
+pyconv.onnx and by onnxruntime. Every pair is compared before it is timed.
 """
 
 import argparse
@@ -12,11 +13,14 @@ import os
 import statistics
 import time
 
-ALL = ("torch", "jax")
+ALL = ("torch", "jax", "onnx")
 
 
-def interleaved(seconds, **calls):
-    """Median seconds of each call, taken in turns after one that warms up."""
+def interleaved(seconds, rest=0.0, **calls):
+    """Median seconds of each call, taken in turns after one that warms up.
+
+    rest : seconds of sleep after each, for peers whose threads go on spinning.
+    """
     for call in calls.values():
         call()
     times = {name: [] for name in calls}
@@ -27,6 +31,7 @@ def interleaved(seconds, **calls):
             before = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - before)
+            time.sleep(rest)
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
@@ -142,6 +147,95 @@ def bench_jax(seconds):
             report(f"jax {name}, {what}", interleaved(seconds, **calls))
 
 
+def mobilenet_v2(rng):
+    """MobileNetV2 (M. Sandler et al., CVPR 2018) as bytes; its ReLU6 is no layer of pyconv.nn."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, constants, blocks = [], {"zero": np.float32(0), "six": np.float32(6)}, 0
+
+    def conv(x, c, k, size=1, stride=1, groups=1, clip=True):
+        name = f"conv{len(nodes)}"
+        fan = c // groups * size * size
+        arrays = {
+            "w": rng.standard_normal((k, c // groups, size, size)) * (2 / fan) ** 0.5,
+            **{what: rng.uniform(0.8, 1.2, k) for what in ("scale", "variance")},
+            **{what: rng.normal(0, 0.1, k) for what in ("shift", "mean")},
+        }
+        constants.update({f"{name}.{what}": np.float32(a) for what, a in arrays.items()})
+        shape = {"strides": [stride] * 2, "pads": [size // 2] * 4, "group": groups}
+        nodes.append(helper.make_node("Conv", [x, f"{name}.w"], [name], **shape))
+        norm = [f"{name}.{what}" for what in ("scale", "shift", "mean", "variance")]
+        nodes.append(helper.make_node("BatchNormalization", [name, *norm], [f"{name}.norm"]))
+        if not clip:
+            return f"{name}.norm"
+        limits = [f"{name}.norm", "zero", "six"]
+        nodes.append(helper.make_node("Clip", limits, [f"{name}.clip"]))
+        return f"{name}.clip"
+
+    x, c = conv("input", 3, 32, 3, 2), 32
+    for wider, k, count, stride in (
+        *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)),
+        *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
+    ):
+        for index in range(count):
+            step = stride if index == 0 else 1
+            y = x if wider == 1 else conv(x, c, c * wider)
+            y = conv(y, c * wider, c * wider, 3, step, c * wider)
+            y = conv(y, c * wider, k, clip=False)
+            if step == 1 and c == k:
+                blocks += 1
+                nodes.append(helper.make_node("Add", [x, y], [f"sum{blocks}"]))
+                y = f"sum{blocks}"
+            x, c = y, k
+    nodes.append(helper.make_node("GlobalAveragePool", [conv(x, c, 1280)], ["pool"]))
+    nodes.append(helper.make_node("Flatten", ["pool"], ["flat"]))
+    constants["w"] = np.float32(rng.standard_normal((1000, 1280)) / 36)
+    nodes.append(helper.make_node("Gemm", ["flat", "w"], ["output"], transB=1))
+    ends = {"input": ["N", 3, 224, 224], "output": ["N", 1000]}
+    given, result = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+        for name, shape in ends.items()
+    )
+    kept = [numpy_helper.from_array(a, name) for name, a in constants.items()]
+    graph = helper.make_graph(nodes, "mobilenet_v2", given, result, kept)
+    opset = helper.make_opsetid("", 17)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+
+
+def bench_onnx(seconds):
+    import pathlib
+    import tempfile
+
+    import numpy as np
+    import onnxruntime
+
+    import pyconv.onnx
+    from pyconv.nn import models
+
+    rng = np.random.default_rng(0)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("ResNet-50", "GoogLeNet", "MobileNetV2"):
+            path = pathlib.Path(folder, f"{name}.onnx")
+            if name == "MobileNetV2":
+                path.write_bytes(mobilenet_v2(rng))
+            else:
+                net = models.resnet(50) if name == "ResNet-50" else models.googlenet()
+                pyconv.onnx.export(net.eval(), path, (1, 3, 224, 224))
+            ours, theirs = pyconv.onnx.load(path), onnxruntime.InferenceSession(path, options)
+            for batch in (1, 16):
+                x = rng.standard_normal((batch, 3, 224, 224)).astype(np.float32)
+                calls = {
+                    "ours": lambda x=x, net=ours: net(x),
+                    "theirs": lambda x=x, session=theirs: session.run(None, {"input": x})[0],
+                }
+                mine, other = (call() for call in calls.values())
+                assert np.abs(mine - other).max() <= 1e-4 * np.abs(other).max()
+                report(f"onnx {name}, batch {batch}", interleaved(seconds, 0.1, **calls))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("frameworks", nargs="*", default=ALL, metavar="|".join(ALL))
@@ -151,7 +245,7 @@ def main():
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before the frameworks are imported
     print(f"{'':44}{'pyconv':>13}{'framework':>13}{'ratio':>8}")
     for framework in arguments.frameworks:
-        {"torch": bench_torch, "jax": bench_jax}[framework](arguments.seconds)
+        {"torch": bench_torch, "jax": bench_jax, "onnx": bench_onnx}[framework](arguments.seconds)
 
 
 if __name__ == "__main__":

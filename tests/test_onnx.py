@@ -308,6 +308,8 @@ def test_what_is_not_served_says_so():
     assert not pyconv.onnx.supports_device("CUDA:1")
     with pytest.raises(ValueError, match="device"):
         pyconv.onnx.prepare(parsed("y = Relu(x)"), "CUDA")
+    with pytest.raises(TypeError, match="ModelProto"):
+        pyconv.onnx.prepare("net.onnx")
 
 
 def test_inputs_are_checked():

@@ -1,6 +1,7 @@
 """What pyconv.onnx makes of a graph before it runs, and what it makes of hostile files."""
 
 import os
+import pickle
 import threading
 
 import numpy as np
@@ -147,6 +148,13 @@ def test_results_stay_when_the_net_runs_again():
     np.testing.assert_array_equal(first, copy)
     arena = net._steps[0].run.arena
     assert len(arena._pieces) <= 4  # two for the nodes, and the results that are still held
+
+
+@pytest.mark.parametrize("name", ["two convolutions into one sum", "clip", "flattened", "shapes"])
+def test_a_net_is_pickled_as_its_graph(name):
+    net = pyconv.onnx.prepare(graph(GRAPHS[name][0]))
+    again = pickle.loads(pickle.dumps(net))
+    np.testing.assert_array_equal(again(X), net(X))
 
 
 def test_threads_may_share_a_net():

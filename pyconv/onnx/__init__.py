@@ -52,7 +52,10 @@ def load(path: str | os.PathLike[str]) -> Net:
 
 def prepare(model: Any, device: str = "CPU", **_: Any) -> Net:
     """The network of an `onnx.ModelProto`; raises as `load`, and ValueError for another device."""
-    _require_device(device)
+    if not isinstance(model, _onnx.ModelProto):
+        raise TypeError(f"prepare: model must be an onnx.ModelProto, got {type(model).__name__}")
+    if not supports_device(device):
+        raise ValueError(f"prepare: device must be 'CPU', got {device!r}")
     return Net(read_model(model))
 
 
@@ -89,8 +92,3 @@ def is_compatible(model: Any, device: str = "CPU", **_: Any) -> bool:
     except (ValueError, NotImplementedError):
         return False
     return True
-
-
-def _require_device(device: str) -> None:
-    if not supports_device(device):
-        raise ValueError(f"prepare: device must be 'CPU', got {device!r}")

@@ -29,26 +29,34 @@ class Arena:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pieces: list[Dense] = []
+        self._pieces: list[Dense] = []  # bytes, the smallest piece first
 
     def empty(self, shape: Shape, dtype: np.dtype[Any]) -> Dense:
         """An array of unspecified values; MemoryError where there is no room."""
         size = math.prod(shape) * dtype.itemsize
         with self._lock:
-            # Two references: the list's and getrefcount's own argument.
-            pieces = self._pieces
-            free = [i for i in range(len(pieces)) if sys.getrefcount(pieces[i]) == 2]
-            large = [i for i in free if pieces[i].nbytes >= size + _LINE]
-            if large:
-                piece = pieces[min(large, key=lambda i: pieces[i].nbytes)]
+            largest = None
+            for i in range(len(self._pieces)):
+                if sys.getrefcount(self._pieces[i]) > 2:  # the list's and its own argument's
+                    continue
+                largest = i
+                if len(self._pieces[i]) >= size:
+                    piece = self._pieces[i]
+                    break
             else:
-                if free:  # the largest one grows
-                    del pieces[max(free, key=lambda i: pieces[i].nbytes)]
-                piece = np.empty(size + _LINE, np.uint8)
-                pieces.append(piece)
-            start = -piece.ctypes.data % _LINE
-            array: Dense = piece[start : start + size].view(dtype).reshape(shape)
-            return array
+                if largest is not None:  # it is too small: it grows
+                    del self._pieces[largest]
+                piece = _aligned(size)
+                self._pieces.append(piece)
+                self._pieces.sort(key=len)
+            return np.ndarray(shape, dtype, piece)
+
+
+def _aligned(size: int) -> Dense:
+    """Bytes from the start of a cache line on, in an array that is nobody's view."""
+    whole = np.empty(size + _LINE, np.uint8)
+    start = -whole.ctypes.data % _LINE
+    return np.frombuffer(whole.data[start : start + size], np.uint8)
 
 
 class Convolution:
@@ -68,12 +76,22 @@ class Convolution:
         if residual is not None and not self._alike(residual, plan.output_shape):
             return self._apart(x, residual)
         if self.turns:
-            x = x.transpose(0, 2, 3, 1)
+            x = self._turned(x)
             residual = None if residual is None else residual.transpose(0, 2, 3, 1)
         y: Dense = plan(x, residual, self.arena.empty(plan.output_shape, x.dtype))
         if self.high is not None:
             np.minimum(y, x.dtype.type(self.high), out=y)
         return y.transpose(0, 3, 1, 2) if self.turns else y
+
+    def _turned(self, x: Dense) -> Dense:
+        """x in NHWC; few channels one by one, which NumPy does three times faster than at once."""
+        view = x.transpose(0, 2, 3, 1)
+        if not 1 < x.shape[1] <= 4 or view.flags.c_contiguous:
+            return view
+        turned = self.arena.empty(view.shape, x.dtype)
+        for channel in range(x.shape[1]):
+            turned[..., channel] = x[:, channel]
+        return turned
 
     def _alike(self, residual: Dense, shape: Shape) -> bool:
         return residual.shape == ((shape[0], shape[3], *shape[1:3]) if self.turns else shape)
@@ -102,7 +120,7 @@ class Convolution:
                 plan = plan_conv(shape, self.w.shape, **options, algorithm="gemm")
         plan.set_weights(self.w, self.b)
         while len(self._plans) >= _PLANS:
-            self._plans.pop(next(iter(self._plans)))
+            self._plans.pop(next(iter(self._plans)), None)  # another thread may have
         self._plans[x.shape] = plan
         return plan
 

@@ -15,6 +15,9 @@ from pyconv.onnx._table import Operator, bound
 
 _JOINED: dict[str, Callable[..., Operator]] = {"pyconv.Conv": Convolution, "pyconv.Linear": Linear}
 
+# What functions raise for inputs that are not theirs.
+_WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 
 class _Step(NamedTuple):
     run: Operator
@@ -28,11 +31,12 @@ class Net:
     """An ONNX graph, ready to run: `y = net(x)`, or a tuple where the graph has several outputs.
 
     `run` takes a list, or a dict by name, and always returns a tuple. Any number of threads may
-    call it.
+    call it; it is pickled as its graph. Small convolutions choose their algorithm by the batch,
+    unless `config(batch_invariant=True)` holds when they first see a shape.
     """
 
     def __init__(self, model: Model) -> None:
-        model = fused(model)
+        self._model = model = fused(model)
         arena = Arena()
         self.inputs: tuple[Value, ...] = model.inputs
         self.outputs: tuple[Value, ...] = model.outputs
@@ -65,6 +69,9 @@ class Net:
             self._steps.append(_Step(function, tuple(map(slot, node.inputs)), targets, freed, node))
         self._outputs = [slot(value.name) for value in model.outputs]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Net, (self._model,)  # nothing is left to join
+
     def __call__(self, *inputs: Any) -> Any:
         found = self.run(inputs)
         return found[0] if len(found) == 1 else found
@@ -73,7 +80,8 @@ class Net:
         """The outputs, in order.
 
         Raises ValueError or TypeError for inputs of another number, dtype or shape than the model
-        says, and ValueError naming the node where its operator cannot serve what it is given.
+        says, ValueError naming the node where its operator cannot serve what it is given, and
+        MemoryError where a result cannot be held.
         """
         values = self._values.copy()
         for slot, array in zip(self._inputs, self._checked(inputs)):
@@ -82,7 +90,7 @@ class Net:
             for step in self._steps:
                 try:
                     found = step.run(*[values[slot] for slot in step.sources])
-                except (ValueError, TypeError, IndexError, OverflowError) as error:
+                except _WRONG as error:
                     shapes = ", ".join(_describe(values[slot]) for slot in step.sources)
                     raise ValueError(f"{step.node}: {error}; its inputs are {shapes}") from error
                 except NotImplementedError as error:
