@@ -113,6 +113,43 @@ std::size_t gemm_packed_bytes(const ConvProblem& p, Pass pass) {
   return std::size_t(elements) * sizeof(T);
 }
 
+// Rows of w become columns faster by squares, all taps together and source channels as they lie;
+// not where lanes are neighbours in w already, nor in panels of 8 rows. (One Sapphire Rapids core,
+// 512 to 512 channels of 3x3 on one image of 7x7, NHWC: 3.16 ms, now 2.50; input gradient 3.21 and
+// 2.95. In NCHW the input gradient took 9.4 ms instead of 6.7.)
+constexpr i64 turned_rows = 64;
+PYCONV_INLINE bool turns_rows(const Correlation& q, i64 all) {
+  return all <= turned_rows && q.weight_result > 1 && (all == 1 || q.layout == Layout::nhwc);
+}
+
+// One panel: `valid` results of the `stored`; `all` taps a channel in w.
+template <class T>
+void pack_turned(const Correlation& q, i64 all, const T* w, i64 valid, i64 stored, T* out) {
+  i64 tap_of[turned_rows];
+  for (i64 raw = 0; raw < all; ++raw) tap_of[raw] = -1;
+  const AxisMap &H = q.axis[1], &W = q.axis[2];
+  for (i64 tap = 0; tap < q.taps(); ++tap)
+    tap_of[q.weight_tap(tap / W.taps / H.taps, tap / W.taps % H.taps, tap % W.taps)] = tap;
+  const i64 channels = q.source_channels;
+  const i64 together = q.weight_source == all ? turned_rows / all : 1;
+  T turned[turned_rows * tile_columns<T>];
+  for (i64 c0 = 0; c0 < channels; c0 += together) {
+    const i64 some = min_of(together, channels - c0);
+    T* to = all == 1 ? out + c0 * stored : turned;
+    for (i64 r = 0; r < stored; r += lanes<T>)
+      transpose_rows(w + c0 * q.weight_source + min_of(r, valid - 1) * q.weight_result,
+                     q.weight_result, int(max_of<i64>(0, min_of<i64>(lanes<T>, valid - r))),
+                     some * all, to + r, stored, int(min_of<i64>(lanes<T>, stored - r)));
+    for (i64 c = 0; c < some && all > 1; ++c)
+      for (i64 raw = 0; raw < all; ++raw) {
+        const i64 tap = tap_of[raw];
+        if (tap < 0) continue;
+        __builtin_memcpy(out + (tap * channels + c0 + c) * stored,
+                         turned + (c * all + raw) * stored, std::size_t(stored) * sizeof(T));
+      }
+  }
+}
+
 // Weights as panels [panel][depth][width], every group of every phase after the other.
 template <class T>
 void gemm_pack(const ConvProblem& p, Pass pass, const void* weights, void* packed, int threads) {
@@ -128,14 +165,7 @@ void gemm_pack(const ConvProblem& p, Pass pass, const void* weights, void* packe
       const i64 valid = side.valid(panel), stored = side.stored(panel);
       const T* from = w + group * q.weight_group + panel * side.width * q.weight_result;
       T* out = to + group * group_elements + panel * side.width * depth;
-      if (taps == 1 &&
-          q.weight_source == 1) {  // rows of w become columns, 3 times faster in squares
-        for (i64 r = 0; r < stored; r += lanes<T>)
-          transpose_rows(from + r * q.weight_result, q.weight_result,
-                         int(min_of<i64>(lanes<T>, valid - r)), depth, out + r, stored,
-                         int(min_of<i64>(lanes<T>, stored - r)));
-        return;
-      }
+      if (turns_rows(q, p.taps())) return pack_turned(q, p.taps(), from, valid, stored, out);
       for (i64 tap = 0; tap < taps; ++tap) {
         const i64 jw = tap % q.axis[2].taps, rest = tap / q.axis[2].taps;
         const T* at = from + q.weight_tap(rest / q.axis[1].taps, rest % q.axis[1].taps, jw);
