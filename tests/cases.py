@@ -189,6 +189,13 @@ EDGE = [
         Case(f"channels-{c}-1x1", (1, c, 3, 5), (k, c, 1, 1))
         for c, k in zip(CHANNELS, reversed(CHANNELS), strict=True)
     ],
+    # Lanes along the result channels, forward and in the input gradient.
+    Case("lanes-stride-dilation", (2, 29, 11, 13), (37, 29, 3, 4), (2, 3), 1, (2, 1)),
+    Case("lanes-groups-flip", (2, 60, 9, 15), (72, 30, 3, 3), padding=1, groups=2, flip=True),
+    Case("lanes-reflect", (1, 18, 7, 30), (30, 18, 3, 3), 2, 1, padding_mode="reflect"),
+    Case("lanes-columns", (1, 64, 3001), (47, 64, 6), 2, 3, 2),
+    Case("lanes-parts", (1, 96, 5, 9), (160, 96, 4, 4), 2, 1),
+    Case("lanes-3d", (1, 29, 4, 5, 6), (45, 29, 2, 3, 3), (1, 2, 2), (1, 0, 2)),
     # Enough tiles of 6x6 for blocks of a task's own, and for several that all threads share.
     Case("tiles", (2, 17, 61, 57), (35, 17, 3, 3), padding=1),
     Case("tiles-5x5", (3, 9, 25, 30), (18, 9, 5, 5), padding=(2, 1)),
