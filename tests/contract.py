@@ -8,7 +8,10 @@ outputs of a tile, so theirs is a bound on the whole: 4e-6 of max |y|, and as ma
 """
 
 import contextlib
+import ctypes
+import functools
 import math
+import mmap
 import re
 import zlib
 
@@ -122,9 +125,40 @@ def guarded(shape, dtype, size_of_guard=64):
     assert (memory[memory.size - size_of_guard :] == canary).all(), "wrote behind the array"
 
 
+class Walled:
+    """Memory between two pages that cannot be read: a load beyond an array there is a signal."""
+
+    def __init__(self, size=64 << 20):
+        page = mmap.PAGESIZE
+        self._memory = np.frombuffer(mmap.mmap(-1, size + 2 * page), np.uint8)
+        protect = ctypes.CDLL(None, use_errno=True).mprotect
+        for wall in (0, size + page):
+            address = ctypes.c_void_p(self._memory.ctypes.data + wall)
+            assert protect(address, ctypes.c_size_t(page), 0) == 0, ctypes.get_errno()
+        self._inside = self._memory[page : page + size]
+        self._at_end = True
+
+    def copy(self, array):
+        """A copy that ends at the second wall or, every other time, begins at the first."""
+        if array is None or array.nbytes > self._inside.size:
+            return array
+        self._at_end = not self._at_end
+        first = self._inside.size - array.nbytes if self._at_end else 0
+        copy = self._inside[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        return copy
+
+
+@functools.cache
+def walled(slot):
+    return Walled()
+
+
 def run_guarded(run, plan, a, b, bias, residual, out, aux, workspace=None, packed=False):
-    """`run` of a plan, with a workspace of just the bytes it asks for, NaN between canaries, and,
-    unless `out` is given, a result between canaries."""
+    """`run` of a plan on inputs between walls, with a workspace of just the bytes it asks for, NaN
+    between canaries, and, unless `out` is given, a result between canaries."""
+    a, bias, residual = (walled(i).copy(x) for i, x in enumerate((a, bias, residual)))
+    b = b if packed else walled(3).copy(b)
     guard, size = 4096, plan.workspace_bytes
     memory = np.full(size + 2 * guard, 0xFF, np.uint8)  # 0xFF... is a NaN
     first = guard - memory.ctypes.data % 64

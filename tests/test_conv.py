@@ -1,6 +1,11 @@
 """Forward convolution: every case, algorithm, instruction set, layout and dtype."""
 
 import functools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 
 import cases
 import contract
@@ -186,3 +191,23 @@ def test_workspace_is_neither_read_before_written_nor_overrun(case, direction, a
     a, b = {"fwd": (x, w), "bwd_data": (y, w), "bwd_weight": (y, x)}[direction]
     got = contract.run_guarded(pc._core.Plan.run, plan, a, b, None, None, None, None)
     contract.assert_same_bits(got, want)
+
+
+@pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="AddressSanitizer takes the signal")
+@pytest.mark.parametrize("at", ["8", "-1"])  # behind the first copy, before the second
+def test_walls_cannot_be_read(at):
+    """What the guard of inputs rests on."""
+    code = f"""if True:
+        import ctypes, numpy as np, contract
+        wall = contract.Walled(1 << 16)
+        copies = [wall.copy(np.ones(8, np.uint8)) for _ in range(2)]
+        first, last = sorted(copies, key=lambda copy: copy.ctypes.data)
+        print(first.sum() + last.sum(), flush=True)
+        address = last.ctypes.data + 8 if {at} > 0 else first.ctypes.data - 1
+        ctypes.string_at(address, 1)"""
+    paths = [str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout == "16\n", done.stderr
+    assert done.returncode in (-signal.SIGSEGV, -signal.SIGBUS)
