@@ -1,5 +1,5 @@
 // The table type. An instruction set is one table: for each operation a row of functions, filled by
-// cpu/kernels.cpp compiled for that set. A null `run` means the table does not serve that cell.
+// cpu/*.cpp compiled for that set. A null row or a null `run` means that it does not serve.
 #pragma once
 #include <cstddef>
 
@@ -33,7 +33,7 @@ struct ConvKernel {
 
 struct Kernels {
   const char* name;
-  ConvKernel conv[algorithm_count][2];                           // [algorithm][dtype]
+  const ConvKernel* conv[algorithm_count];                       // [algorithm][dtype]
   void (*reshape[2])(const ConvProblem&, Pass, const Buffers&);  // [dtype]: im2col, col2im, bias
   void (*pool[2])(const PoolProblem&, Pass, const Buffers&);
   void (*activation_backward[2])(Activation, i64 size, const void* dy, const void* y, void* dx,

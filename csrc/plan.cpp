@@ -134,7 +134,8 @@ void choose(const ConvProblem& p, Pass pass, const pyconv_conv_desc& desc, pycon
   for (const Rule& rule : rules) {
     const bool by_name = forced != Algorithm::automatic;
     if (by_name ? rule.algorithm != forced : !rule.fits(p, pass, desc)) continue;
-    const ConvKernel& kernel = plan.table->conv[int(rule.algorithm)][int(p.dtype)];
+    const ConvKernel* row = plan.table->conv[int(rule.algorithm)];
+    const ConvKernel kernel = row ? row[int(p.dtype)] : ConvKernel{};
     const char* refused = !kernel.run     ? "it is not built for this instruction set"
                           : kernel.refuse ? kernel.refuse(p, pass)
                                           : nullptr;
@@ -146,7 +147,7 @@ void choose(const ConvProblem& p, Pass pass, const pyconv_conv_desc& desc, pycon
     if (refused)
       check.fail(std::string("algorithm \"") + algorithm_name(forced) + "\" cannot serve: " +
                  refused + "; x is " + shape_text(desc.x) + ", w is " + shape_text(desc.w));
-    plan.kernel = &kernel;
+    plan.kernel = &row[int(p.dtype)];
     plan.algorithm = rule.algorithm;
     plan.reason = by_name ? "forced by name" : rule.reason;
     return;

@@ -19,20 +19,22 @@ constexpr ConvKernel direct_kernel{nullptr,  nullptr, nullptr, nullptr, direct_s
 template <class T>
 constexpr ConvKernel gemm_kernel{nullptr, nullptr, nullptr, nullptr, gemm_shared_bytes<T>, gemm<T>};
 
+const ConvKernel direct_kernels[2]{direct_kernel<float>, direct_kernel<double>};
+const ConvKernel gemm_kernels[2]{gemm_kernel<float>, gemm_kernel<double>};
+
 // By the tiles of gemm.cu, whose rows are result channels; no GPU has measured where it should be.
 bool prefers_direct(const ConvProblem& p, Pass pass) {
   return (pass == Pass::bwd_data ? p.c_per_group() : p.k_per_group()) <= 8;
 }
 
-const Kernels kernels_table{
-    "cuda",
-    {{}, {direct_kernel<float>, direct_kernel<double>}, {gemm_kernel<float>, gemm_kernel<double>}},
-    {reshape<float>, reshape<double>},
-    {pool<float>, pool<double>},
-    {activation_backward<float>, activation_backward<double>},
-    {layer<float>, layer<double>},
-    nullptr,
-    prefers_direct};
+const Kernels kernels_table{"cuda",
+                            {nullptr, direct_kernels, gemm_kernels},
+                            {reshape<float>, reshape<double>},
+                            {pool<float>, pool<double>},
+                            {activation_backward<float>, activation_backward<double>},
+                            {layer<float>, layer<double>},
+                            nullptr,
+                            prefers_direct};
 
 }  // namespace
 }  // namespace cuda

@@ -99,10 +99,15 @@ def host_view(op: str, name: str, array: Array) -> Dense:
         raise TypeError(f"{op}: {name} cannot be read as float32 or float64: {error}") from error
 
 
-def exporter(op: str, name: str, array: Array) -> Callable[[Dense], Array]:
-    """What makes a result the same kind as `array`."""
-    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
-        return lambda result: result
+def exporter(
+    op: str, name: str, array: Array, device: int | None = None
+) -> Callable[[View], Array]:
+    """What makes a result, on the CPU or a device, the same kind as `array`."""
+    if device is None:
+        if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
+            return lambda result: result
+    elif _gpu.is_served(array):
+        return lambda result: result.owner
     if hasattr(array, "__array_namespace__"):
         namespace = array.__array_namespace__()
     else:
@@ -110,9 +115,10 @@ def exporter(op: str, name: str, array: Array) -> Callable[[Dense], Array]:
     if not hasattr(namespace, "from_dlpack"):
         raise TypeError(
             f"{op}: {name} is a {type(array).__name__}, whose module has no from_dlpack "
-            "to take the result; use a NumPy array"
+            f"to take the result; use a {'NumPy' if device is None else 'CuPy'} array"
         )
-    return namespace.from_dlpack  # type: ignore[no-any-return]
+    take: Callable[[Any], Array] = namespace.from_dlpack
+    return take if device is None else lambda result: take(result.owner)
 
 
 def _turn(layout: str, rank: int) -> Shape:
@@ -175,8 +181,7 @@ class Call:
         self._check_dtypes()
         for name, view in self._views.items():
             self._check_device(name, view)
-        kind = exporter if self.device is None else _gpu.export
-        self._export: Callable[[View], Array] = kind(op, *next(iter(arrays.items())))
+        self._export = exporter(op, *next(iter(arrays.items())), self.device)
         if may_turn:
             self._choose_layout()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -312,20 +312,9 @@ def _view_of_tensor(op: str, name: str, library: Torch, tensor: Any) -> View:
     return library.view(tensor)
 
 
-def export(op: str, name: str, array: Any) -> Callable[[View], Any]:
-    """What makes a result the kind of `array`."""
-    if _library(array) is not None:
-        return lambda result: result.owner
-    if hasattr(array, "__array_namespace__"):
-        namespace = array.__array_namespace__()
-    else:
-        namespace = importlib.import_module(type(array).__module__.partition(".")[0])
-    if not hasattr(namespace, "from_dlpack"):
-        raise TypeError(
-            f"{op}: {name} is a {type(array).__name__}, whose module has no from_dlpack "
-            "to take the result; use a CuPy array"
-        )
-    return lambda result: namespace.from_dlpack(result.owner)
+def is_served(array: Any) -> bool:
+    """Whether it is of a library that results are made by."""
+    return _library(array) is not None
 
 
 def is_writeable(array: Any) -> bool:

@@ -205,8 +205,8 @@ def test_walls_cannot_be_read(at):
         print(first.sum() + last.sum(), flush=True)
         address = last.ctypes.data + 8 if {at} > 0 else first.ctypes.data - 1
         ctypes.string_at(address, 1)"""
-    paths = [str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    paths = [str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.stdout == "16\n", done.stderr

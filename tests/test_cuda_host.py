@@ -30,6 +30,7 @@ CORE = ["capi", "check", "check_pool", "layer", "plan", "problem"]
 LEFT_OUT = ["auto", "million", "2_to_the_31", "every_algorithm", "winograd", "fft"]
 LEFT_OUT += [case.name for case in cases.BENCH]
 LEFT_OUT += ["the_suite", "without_cupy", "kernel-31", "1d-blocks", "1d-long", "3d-large"]
+LEFT_OUT += ["tiles-deep", "kernel-13-depthwise"]  # blocks of the CPU: half of the time
 
 
 def run(*command, **options):

@@ -25,12 +25,6 @@ PYCONV_INLINE bool depthwise_fits(const ConvProblem& p) {
 
 constexpr int depthwise_pixels = 7;  // maps of 224-pixel networks are 7 times a power of two wide
 
-// A vector of channels, the last one perhaps in part.
-template <class T, bool WHOLE>
-PYCONV_INLINE Vec<T> load_some(const T* p, int count) {
-  return WHOLE ? load_once(p) : load_first(p, count);
-}
-
 // The columns of a tile of 7 results: where each lies in a row, or -1. With STEP from result to
 // result and neighbouring taps, result i meets tap j in column i * STEP + j; in general (STEP 0)
 // column [j, i] is its own.
@@ -114,12 +108,12 @@ struct DepthwiseForward {
           const i64* columns = a.columns + j0 * depthwise_pixels;
           Vec<T> weight[TAPS];
           unrolled<TAPS>([&](auto j) PYCONV_ALWAYS {
-            weight[j] = load_some<T, WHOLE>(w + j * a.tap_step, count);
+            weight[j] = once<T>(load_part<T, WHOLE>(w + j * a.tap_step, count));
           });
           unrolled<depthwise_columns<TAPS, STEP ? STEP : 1>>([&](auto e) PYCONV_ALWAYS {
             const i64 from = columns[e];
             if (from < 0) return;
-            const Vec<T> pixel = load_some<T, WHOLE>(x + from, count);
+            const Vec<T> pixel = once<T>(load_part<T, WHOLE>(x + from, count));
             unrolled<TAPS>([&](auto j) PYCONV_ALWAYS {
               constexpr int step = STEP ? STEP : 1, apart = decltype(e){} - decltype(j){};
               if constexpr (apart >= 0 && apart % step == 0 && apart / step < depthwise_pixels)
@@ -128,17 +122,14 @@ struct DepthwiseForward {
           });
         }
       }
-      const Vec<T> added = end.bias ? load_some<T, WHOLE>(end.bias + c, count) : Vec<T>{};
+      const Vec<T> added = end.bias ? load_part<T, WHOLE>(end.bias + c, count) : Vec<T>{};
       unrolled<depthwise_pixels>([&](auto i) PYCONV_ALWAYS {
         if (i >= a.pixels) return;
         const i64 to = a.at + i * a.step + c;
         const Vec<T> beside =
-            end.residual ? load_some<T, WHOLE>(end.residual + to, count) : Vec<T>{};
+            end.residual ? load_part<T, WHOLE>(end.residual + to, count) : Vec<T>{};
         const Vec<T> result = end.finish(sums[i], added, beside);
-        if constexpr (WHOLE)
-          store(end.out + to, result);
-        else
-          store_first(end.out + to, result, count);
+        store_part<T, WHOLE>(end.out + to, result, count);
       });
     }
   }
@@ -162,8 +153,8 @@ struct DepthwiseWeight {
             for (int i = 0; i < a.pixels; ++i) {
               const i64 from = a.columns[j * depthwise_pixels + i];
               if (from >= 0)
-                sum += load_some<T, WHOLE>(gradient + i * a.step, count) *
-                       load_some<T, WHOLE>(x + from, count);
+                sum += load_part<T, WHOLE>(gradient + i * a.step, count) *
+                       load_part<T, WHOLE>(x + from, count);
             }
             store(to, load(to) + sum);
           }
@@ -171,12 +162,12 @@ struct DepthwiseWeight {
           Vec<T> sums[TAPS], pixels[depthwise_pixels];
           unrolled<TAPS>([&](auto j) PYCONV_ALWAYS { sums[j] = Vec<T>{}; });
           unrolled<depthwise_pixels>([&](auto i) PYCONV_ALWAYS {
-            pixels[i] = load_some<T, WHOLE>(gradient + i * a.step, count);
+            pixels[i] = once<T>(load_part<T, WHOLE>(gradient + i * a.step, count));
           });
           unrolled<depthwise_columns<TAPS, STEP>>([&](auto e) PYCONV_ALWAYS {
             const i64 from = a.columns[e];
             if (from < 0) return;
-            const Vec<T> pixel = load_some<T, WHOLE>(x + from, count);
+            const Vec<T> pixel = once<T>(load_part<T, WHOLE>(x + from, count));
             unrolled<TAPS>([&](auto j) PYCONV_ALWAYS {
               constexpr int apart = decltype(e){} - decltype(j){};
               if constexpr (apart >= 0 && apart % STEP == 0 && apart / STEP < depthwise_pixels)

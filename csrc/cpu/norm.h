@@ -11,18 +11,6 @@
 
 namespace pyconv::PYCONV_TARGET {
 
-template <class T, bool WHOLE>
-PYCONV_INLINE Vec<T> load_part(const T* p, int count) {
-  return WHOLE ? load(p) : load_first(p, count);
-}
-template <class T, bool WHOLE>
-PYCONV_INLINE void store_part(T* p, Vec<T> v, int count) {
-  if constexpr (WHOLE)
-    store(p, v);
-  else
-    store_first(p, v, count);
-}
-
 // The memory of a channel, or of a vector of channels: `outers` runs of `run` elements.
 template <class T>
 struct ChannelRuns {

@@ -115,6 +115,19 @@ PYCONV_INLINE void store_first(T* p, Vec<T> v, int count) {
   __builtin_memcpy(p, &v, std::size_t(count) * sizeof(T));
 }
 
+// A vector, or the first `count` lanes of the last one.
+template <class T, bool WHOLE>
+PYCONV_INLINE Vec<T> load_part(const T* p, int count) {
+  return WHOLE ? load(p) : load_first(p, count);
+}
+template <class T, bool WHOLE>
+PYCONV_INLINE void store_part(T* p, Vec<T> v, int count) {
+  if constexpr (WHOLE)
+    store(p, v);
+  else
+    store_first(p, v, count);
+}
+
 // The lanes [low, high); the others are zero and are not read.
 template <class T>
 PYCONV_INLINE Vec<T> load_between(const T* p, int low, int high) {

@@ -1,9 +1,11 @@
-// Winograd as a table of kernels sees it: sizes, packing, and the filter's choice of a tiling.
-#pragma once
+// The Winograd kernels of this instruction set: sizes, packing, the filter's choice of a tiling.
 #include "winograd.h"
+
+#include "tables.h"
 #include "winograd_weight.h"
 
 namespace pyconv::PYCONV_TARGET {
+namespace {
 
 // body(correlation) for every phase (of the D axis).
 template <class Body>
@@ -125,5 +127,12 @@ struct Winograd {
     tiling(p, [&](auto t) { t.run(p, pass, b); });
   }
 };
+
+}  // namespace
+
+const ConvKernel winograd_kernels[2]{
+    {Winograd::refuse, Winograd::packed_bytes, Winograd::pack, Winograd::scratch_bytes,
+     Winograd::shared_bytes, Winograd::run, Winograd::packs},
+    {}};
 
 }  // namespace pyconv::PYCONV_TARGET
