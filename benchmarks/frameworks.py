@@ -148,7 +148,7 @@ def bench_jax(seconds):
 
 
 def mobilenet_v2(rng):
-    """MobileNetV2 (M. Sandler et al., CVPR 2018) as bytes; its ReLU6 is no layer of pyconv.nn."""
+    """MobileNetV2 (M. Sandler et al., CVPR 2018) as bytes."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 

@@ -42,7 +42,7 @@ const char* const layout_names[] = {"NCHW", "NHWC"};
 const char* const dtype_names[] = {"float32", "float64"};
 const char* const border_names[] = {"zeros", "reflect", "replicate", "circular", "symmetric"};
 const char* const activation_names[] = {"none",    "relu", "leaky_relu", "tanh",
-                                        "sigmoid", "gelu", "silu"};
+                                        "sigmoid", "gelu", "silu",       "relu6"};
 const char* const algorithm_names[] = {"auto", "direct", "gemm", "winograd", "fft"};
 const char* const pass_names[] = {"fwd", "bwd_data", "bwd_weight", "bwd_bias", "im2col", "col2im"};
 const char* const padding_names[] = {"", "valid", "same", "same_lower", "full"};

@@ -225,7 +225,7 @@ pyconv_status pyconv_activation_backward(int32_t activation, int32_t dtype, int6
                                          const void* dy, const void* y, void* dx, void* stream) {
   return guarded([&] {
     const Check check("activation_backward", 1);
-    const auto kind = check.choice<Activation>("activation", activation, 7);
+    const auto kind = check.choice<Activation>("activation", activation, activation_count);
     const auto type = check.choice<DType>("dtype", dtype, 2);
     current_target().activation_backward[int(type)](kind, size, dy, y, dx, threads_now(), stream);
   });

@@ -10,7 +10,7 @@ LayerProblem check_layer(const pyconv_layer_desc& d, i64 (&bytes)[layer_buffers]
   p.kind = check.choice<LayerKind>("kind", d.kind, layer_kind_count);
   p.dtype = check.choice<DType>("dtype", d.dtype, 2);
   p.layout = check.choice<Layout>("layout", d.layout, 2);
-  p.activation = check.choice<Activation>("activation", d.activation, 7);
+  p.activation = check.choice<Activation>("activation", d.activation, activation_count);
   p.backward = d.backward != 0;
   p.training = d.training != 0;
   p.n = d.n, p.c = d.c, p.pixels = d.pixels;

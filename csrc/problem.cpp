@@ -183,7 +183,7 @@ ConvProblem check_conv(const pyconv_conv_desc& d, Pass& pass) {
   p.dtype = check.choice<DType>("dtype", d.dtype, 2);
   p.layout = check.choice<Layout>("layout", d.layout, 2);
   p.border = check.choice<Border>("padding_mode", d.border, 5);
-  p.activation = check.choice<Activation>("activation", d.activation, 7);
+  p.activation = check.choice<Activation>("activation", d.activation, activation_count);
   p.precision = check.choice<Precision>("precision", d.precision, 4);
   p.flip = d.flip != 0;
   p.groups = d.groups;

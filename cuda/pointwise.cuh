@@ -23,6 +23,7 @@ __device__ inline T activate(Activation activation, T x) {
     case Activation::sigmoid: return sigmoid_of(x);
     case Activation::gelu: return x * normcdf(x);
     case Activation::silu: return x * sigmoid_of(x);
+    case Activation::relu6: return x <= 0 ? T(0) : x > 6 ? T(6) : x;
   }
   return x;
 }
@@ -40,6 +41,7 @@ __device__ inline T chain(Activation activation, T dy, T y) {
       return dy * (normcdf(y) + y * (T(0.398942280401432677940) * exp(T(-0.5) * y * y)));
     case Activation::silu:  // sigmoid(-y) keeps the digits 1 - sigmoid(y) would lose
       return dy * (sigmoid_of(y) * (1 + y * sigmoid_of(-y)));
+    case Activation::relu6: return y <= 0 || y >= 6 ? T(0) : dy;
   }
   return dy;
 }

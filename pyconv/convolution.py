@@ -75,8 +75,8 @@ def conv2d(
         runs in the order that it has in memory, without a copy.
     flip : False is cross-correlation, which learning frameworks call convolution; True is
         sum over m,n of I(m,n) K(i-m, j-n).
-    activation : "relu", "leaky_relu" (slope 0.01), "tanh", "sigmoid", "gelu" (exact) or "silu",
-        applied last; residual, shaped like y, is added before it.
+    activation : "relu", "leaky_relu" (slope 0.01), "tanh", "sigmoid", "gelu" (exact), "silu" or
+        "relu6", applied last; residual, shaped like y, is added before it.
     algorithm : "auto", or "direct" or "gemm" by force.
     out : an array to write y to, which is then returned.
 
@@ -228,7 +228,7 @@ def activation_backward(dy: Array, y: Array, activation: str | None) -> Array:
     """The gradient before a fused activation: dy * activation'(.), element by element.
 
     dy, y : arrays of one shape. y is the activation's output, from which the derivatives of relu,
-    leaky_relu, tanh and sigmoid follow; for gelu and silu it is the activation's input. For
+    relu6, leaky_relu, tanh and sigmoid follow; for gelu and silu it is the activation's input. For
     activation None the result is a copy of dy.
 
     Raises ValueError for unequal shapes or an unknown activation, TypeError as conv2d.

@@ -8,7 +8,7 @@ from contract import DTYPES
 import pyconv as pc
 from pyconv import reference
 
-NAMES = ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu"]
+NAMES = ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "relu6"]
 VALUES = np.concatenate([np.linspace(-12, 12, 401), [0.0, -0.0, 1e-30, -1e-30, 88.0, -88.0, 1e4]])
 
 
@@ -30,7 +30,12 @@ def test_values(name, dtype, target):
 def test_special_values(name, target):
     x = np.array([np.nan, np.inf, -np.inf] * 11, np.float32)  # off the vector width
     y = through_conv(x, name).reshape(-1, 3)
-    at_infinity = {"tanh": (1, -1), "sigmoid": (1, 0), "leaky_relu": (np.inf, -np.inf)}
+    at_infinity = {
+        "tanh": (1, -1),
+        "sigmoid": (1, 0),
+        "leaky_relu": (np.inf, -np.inf),
+        "relu6": (6, 0),
+    }
     high, low = at_infinity.get(name, (np.inf, 0))
     assert np.isnan(y[:, 0]).all()
     assert (y[:, 1] == high).all()
@@ -55,7 +60,7 @@ def test_derivatives(name, dtype, target):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_derivatives_by_differences(name):
-    x = np.linspace(-3, 3, 61) + 0.0137  # away from the corner of relu
+    x = np.linspace(-7, 7, 141) + 0.0137  # away from the corners of relu and relu6
     y = through_conv(x, name)
     slope = (through_conv(x + 1e-6, name) - through_conv(x - 1e-6, name)) / 2e-6
     got = pc.activation_backward(np.ones_like(x), x if name in ("gelu", "silu") else y, name)

@@ -88,7 +88,7 @@ def test_integers_are_exact(case, algorithm, target):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize(
-    "activation", [None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu"]
+    "activation", [None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "relu6"]
 )
 def test_fused_ending(activation, with_residual, algorithm, target):
     case = cases.Case("ending", (2, 5, 6, 7), (19, 5, 3, 3), 1, 1)

@@ -114,7 +114,7 @@ def test_dropout_drops_what_the_cpu_drops(p):
         contract.assert_same_bits(cpu[1], gpu[1])
 
 
-@pytest.mark.parametrize("kind", ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu"])
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "relu6"])
 def test_activations(kind):
     for dtype in contract.DTYPES:
         x = np.concatenate([np.linspace(-20, 20, 999), [0.0, -0.0, np.inf]]).astype(dtype)

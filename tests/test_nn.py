@@ -42,6 +42,7 @@ SMOOTH = {
     "Sigmoid": (nn.Sigmoid, (2, 3, 2, 2)),
     "GELU": (nn.GELU, (2, 3)),
     "SiLU": (nn.SiLU, (2, 3)),
+    "ReLU6": (lambda: nn.Sequential(nn.Scale(4.0), nn.ReLU6()), (2, 3, 4)),
     "Softmax": (nn.Softmax, (2, 5)),
     "Softmax-last": (lambda: nn.Softmax(-1), (2, 3, 4)),
     "BatchNorm1d": (lambda: _used(nn.BatchNorm1d(3)), (4, 3, 2)),
@@ -422,6 +423,7 @@ def test_normalisations_against_torch():
         (nn.LeakyReLU(0.2), torch.nn.LeakyReLU(0.2)),
         (nn.GELU(), torch.nn.GELU()),
         (nn.SiLU(), torch.nn.SiLU()),
+        (nn.ReLU6(), torch.nn.ReLU6()),
     ]
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours(x), theirs(tensor).detach().numpy(), rtol=0, atol=1e-12)

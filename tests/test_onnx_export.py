@@ -47,6 +47,7 @@ LAYERS = {
     "sigmoid": (nn.Sigmoid(), (2, 3)),
     "gelu": (nn.GELU(), (2, 3)),
     "silu": (nn.SiLU(), (2, 3)),
+    "relu6": (nn.Sequential(nn.Scale(5.0), nn.ReLU6()), (2, 3)),
     "softmax": (nn.Softmax(), (2, 3, 4)),
     "scale": (nn.Scale(0.3), (2, 3)),
     "upsample": (nn.Upsample(3), (1, 2, 4, 3)),

@@ -237,7 +237,7 @@ def test_unfold_and_fold(window):
     assert_close(pc.col2im(columns, x.shape, kernel, **options), want)
 
 
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "relu6"])
 def test_activation(name):
     [x] = contract.random("activation", (1, 1, 500))
     x = 3 * x

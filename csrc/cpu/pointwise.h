@@ -126,6 +126,7 @@ PYCONV_INLINE Vec<T> activate(Activation activation, Vec<T> x) {
       return x * (x < 0 ? tail : 1 - tail);
     }
     case Activation::silu: return x * sigmoid_of<T>(x);
+    case Activation::relu6: return x <= 0 ? Vec<T>{} : x > 6 ? Vec<T>{} + 6 : x;
   }
   return x;
 }
@@ -150,6 +151,7 @@ PYCONV_INLINE Vec<T> chain(Activation activation, Vec<T> dy, Vec<T> y) {
     }
     case Activation::silu:  // sigmoid(-y) keeps the digits 1 - sigmoid(y) would lose
       return dy * (sigmoid_of<T>(y) * (1 + y * sigmoid_of<T>(-y)));
+    case Activation::relu6: return ((y <= 0) | (y >= 6)) ? Vec<T>{} : dy;
   }
   return dy;
 }
@@ -173,7 +175,7 @@ void activation_backward(Activation activation, i64 size, const void* dy, const 
   static constexpr void (*const blocks[])(const T*, const T*, T*, i64) = {
       chain_block<T, A::none>, chain_block<T, A::relu>,    chain_block<T, A::leaky_relu>,
       chain_block<T, A::tanh>, chain_block<T, A::sigmoid>, chain_block<T, A::gelu>,
-      chain_block<T, A::silu>};
+      chain_block<T, A::silu>, chain_block<T, A::relu6>};
   constexpr i64 block = 16384;  // 64 KB of floats: long against starting a task
   const T* const from = static_cast<const T*>(dy);
   const T* const at = static_cast<const T*>(y);

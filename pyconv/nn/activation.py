@@ -44,6 +44,15 @@ class ReLU(_Activation):
     name = "relu"
 
 
+class ReLU6(_Activation):
+    """y = min(max(x, 0), 6); dx = dy where 0 < y < 6, else 0.
+
+    Source: Sandler et al., "MobileNetV2", CVPR 2018.
+    """
+
+    name = "relu6"
+
+
 class Tanh(_Activation):
     """y = tanh x; dx = dy (1 - y^2)."""
 

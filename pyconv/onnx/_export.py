@@ -242,6 +242,15 @@ def _silu(writer: _Writer, layer: nn.SiLU, path: str, x: _Tensor) -> _Tensor:
     return _after(layer, x, writer.node("Mul", path, [x.name, gate]))
 
 
+def _relu6(writer: _Writer, layer: nn.ReLU6, path: str, x: _Tensor) -> _Tensor:
+    limits = {"low": 0, "high": 6}
+    named = [
+        writer.constant(_join(path, name), np.array(value, writer.dtype))
+        for name, value in limits.items()
+    ]
+    return _after(layer, x, writer.node("Clip", path, [x.name, *named]))
+
+
 def _simple(op: str, rank: int | None = None, **attributes: str) -> Callable[..., _Tensor]:
     """A layer that is one operator; attributes by the names they have in the layer."""
 
@@ -301,6 +310,7 @@ _LAYERS: dict[type[Layer], Callable[..., _Tensor]] = {
     nn.Dropout: lambda writer, layer, path, x: x,
     nn.Flatten: _simple("Flatten", rank=2),
     nn.ReLU: _simple("Relu"),
+    nn.ReLU6: _relu6,
     nn.LeakyReLU: _simple("LeakyRelu", alpha="slope"),
     nn.Tanh: _simple("Tanh"),
     nn.Sigmoid: _simple("Sigmoid"),

@@ -23,6 +23,7 @@ FOLDED = 1 << 26  # bytes that constants computed here may take: a hostile file 
 _CHEAP = """Add Cast Concat Constant ConstantOfShape Div Expand Flatten Gather Identity Mul Neg
     Reshape Shape Slice Split Sqrt Squeeze Sub Transpose Unsqueeze"""
 _ACTIVATIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh"}
+_CLIPS: dict[tuple[float | None, float | None], str] = {(0, None): "relu", (0, 6): "relu6"}
 
 
 def fused(model: Model) -> Model:
@@ -198,8 +199,8 @@ class _Joiner:
             name = "leaky_relu"
         if after.op == "Gelu" and after.attributes["approximate"] == "none":
             name = "gelu"
-        if after.op == "Clip" and self._limits(after)[0] == 0:
-            return place, self._with(node, after, activation="relu", high=self._limits(after)[1])
+        if after.op == "Clip":
+            name = _CLIPS.get(self._limits(after))
         return None if name is None else (place, self._with(node, after, activation=name))
 
     def _gate(self, node: Node, followers: list[int]) -> tuple[int, Node] | None:
@@ -220,10 +221,8 @@ class _Joiner:
         after = self.nodes[place]
         if after.op != "Clip" or node.attributes.get("activation") != "relu":
             return None
-        low, high = self._limits(after)
-        if low != 0 or node.attributes.get("high") is not None:
-            return None
-        return place, self._with(node, after, high=high)
+        name = _CLIPS.get(self._limits(after))
+        return None if name is None else (place, self._with(node, after, activation=name))
 
     def _limits(self, clip: Node) -> tuple[float | None, float | None]:
         """Its constant bounds, None for none; (nan, nan) where they are not constant."""

@@ -65,9 +65,9 @@ class Convolution:
     """
 
     def __init__(self, arena: Arena, attributes: dict[str, Any], w: Dense, b: Dense | None,
-                 activation: str | None = None, high: float | None = None) -> None:  # fmt: skip
+                 activation: str | None = None) -> None:  # fmt: skip
         self.arena, self.attributes, self.w, self.b = arena, attributes, w, b
-        self.activation, self.high = activation, high
+        self.activation = activation
         self.turns = w.ndim == 4
         self._plans: dict[Shape, Plan] = {}
 
@@ -79,8 +79,6 @@ class Convolution:
             x = self._turned(x)
             residual = None if residual is None else residual.transpose(0, 2, 3, 1)
         y: Dense = plan(x, residual, self.arena.empty(plan.output_shape, x.dtype))
-        if self.high is not None:
-            np.minimum(y, x.dtype.type(self.high), out=y)
         return y.transpose(0, 3, 1, 2) if self.turns else y
 
     def _turned(self, x: Dense) -> Dense:
@@ -99,10 +97,7 @@ class Convolution:
     def _apart(self, x: Dense, addend: Dense) -> Dense:
         """One after the other, where the sum has another shape than the convolution."""
         y: Dense = conv(x, self.w, self.b, **self.attributes) + addend
-        y = y if self.activation is None else activated(y, self.activation)
-        if self.high is not None:
-            y = np.minimum(y, y.dtype.type(self.high))
-        return y
+        return y if self.activation is None else activated(y, self.activation)
 
     def _plan(self, x: Dense) -> Plan:
         spatial(x)
@@ -129,9 +124,9 @@ class Linear:
     """act(x w^T + b) over the rows of x, a 1x1 convolution of them."""
 
     def __init__(self, arena: Arena, w: Dense, b: Dense | None,
-                 activation: str | None = None, high: float | None = None) -> None:  # fmt: skip
+                 activation: str | None = None) -> None:  # fmt: skip
         self._outputs = len(w)
-        self._conv = Convolution(arena, {}, w[:, :, None, None], b, activation, high)
+        self._conv = Convolution(arena, {}, w[:, :, None, None], b, activation)
 
     def __call__(self, x: Dense) -> Dense:
         if x.ndim < 2:

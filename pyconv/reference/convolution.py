@@ -259,6 +259,8 @@ def activation(x: Array, name: str | None) -> Any:
             return x * normal_cdf(x)
         case "silu":
             return x * activation(x, "sigmoid")
+        case "relu6":
+            return np.clip(x, 0, 6)  # keeps NaN
     return x
 
 
@@ -275,4 +277,6 @@ def activation_backward(dy: Array, y: Array, name: str) -> Any:
             return dy * y * (1 - y)
         case "gelu":
             return dy * (normal_cdf(y) + y * np.exp(-0.5 * y * y) / math.sqrt(2 * math.pi))
+        case "relu6":
+            return np.where((y <= 0) | (y >= 6), 0, dy)
     return dy * activation(y, "sigmoid") * (1 + y * activation(-y, "sigmoid"))

@@ -67,7 +67,8 @@ typedef enum pyconv_activation {
   PYCONV_TANH = 3,
   PYCONV_SIGMOID = 4,
   PYCONV_GELU = 5, /* exact: x Phi(x) */
-  PYCONV_SILU = 6
+  PYCONV_SILU = 6,
+  PYCONV_RELU6 = 7 /* min(max(x, 0), 6) */
 } pyconv_activation;
 
 typedef enum pyconv_algorithm {
