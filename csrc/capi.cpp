@@ -249,8 +249,8 @@ pyconv_status pyconv_run_layer(const pyconv_layer_desc* desc, void* const buffer
     const Check check(desc->op, 1);
     for (int i = 0; i < layer_buffers; ++i)
       check.require(bytes[i] <= 0 || buffers[i], "buffer", i, "must not be NULL");
-    // About 8 operations and bytes an element.
-    const int threads = 8 * double(p.elements()) < serial_flops ? 1 : threads_now();
+    const double bytes_moved = 8 * double(p.elements());  // an element read and written
+    const int threads = std::min(threads_now(), threads_worth(0, bytes_moved));
     const auto run = current_target().layer[int(p.dtype)];
     if (!run) check.fail("not built for this target");
     run(p, buffers, threads, stream);

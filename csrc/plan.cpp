@@ -276,7 +276,7 @@ pyconv_plan plan_conv(const pyconv_conv_desc& desc) {
     plan.algorithm = Algorithm::direct;
     plan.reason = "there is one way";
   }
-  plan.most_threads = plan.flops + plan.bytes < serial_flops ? 1 : 1 << 20;
+  plan.most_threads = threads_worth(plan.flops, plan.bytes);
   set_buffer_bytes(desc, plan);
   plan.op = desc.op ? desc.op : "pyconv";
   return plan;
@@ -300,7 +300,7 @@ pyconv_plan plan_pool(const pyconv_pool_desc& desc) {
       p.adaptive ? 1 : double(p.window[0]) * double(p.window[1]) * double(p.window[2]);
   plan.flops = planes * double(p.out_pixels()) * window;
   plan.bytes = (p.dtype == DType::f32 ? 4 : 8) * planes * double(p.in_pixels() + p.out_pixels());
-  plan.most_threads = plan.flops + plan.bytes < serial_flops ? 1 : 1 << 20;
+  plan.most_threads = threads_worth(plan.flops, plan.bytes);
   set_buffer_bytes(desc, plan);
   plan.op = desc.op ? desc.op : "pyconv";
   return plan;
