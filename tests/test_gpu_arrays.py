@@ -198,6 +198,38 @@ def test_torch_tensors(cupy, monkeypatch):
     dx, _, db = raw(pc.conv2d_backward)(dy, x, w)
     assert dx.shape == x.shape
     assert db.tolist() == [40.0] * 4
+
+
+def test_torch_operations(cupy, monkeypatch):
+    """pyconv.torch's, with gradients, in both orders of memory."""
+    torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
+    functional = importlib.import_module("pyconv.torch")
+    rng = np.random.default_rng(0)
+    shapes = (X.shape, W.shape, (4,))
+    tensors = [torch.from_numpy(rng.standard_normal(shape, F32)) for shape in shapes]
+    stream = SimpleNamespace(cuda_stream=0)
+    results = {}
+    for device in ("cpu", "cuda"):
+        for form in (torch.contiguous_format, torch.channels_last):
+            moved = [a.clone() for a in tensors]
+            if device == "cuda" and hasattr(cupy, "FAKE"):
+                monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+                monkeypatch.setattr(torch.Tensor, "is_cpu", False)
+                monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+            else:
+                moved = [a.to(device) for a in moved]
+            x, w, b = moved
+            x = x.to(memory_format=form)
+            for a in (x, w, b):
+                a.requires_grad_()
+            y = functional.conv2d(x, w, b, padding=1)
+            y = functional.max_pool2d(y, 2) + functional.avg_pool2d(y, 2)
+            y.square().sum().backward()
+            results[device, form] = [a.detach().cpu().numpy() for a in (y, x.grad, w.grad, b.grad)]
+    expected = results["cpu", torch.contiguous_format]
+    for found in results.values():
+        for a, b in zip(found, expected):
+            np.testing.assert_allclose(a, b, 1e-5, 1e-3)
     with pytest.raises(ValueError, match="requires grad"):
         raw(pc.conv2d)(x.requires_grad_(), w)
     with pytest.raises(TypeError, match=r"w is bool, but must be float32 or float64"):

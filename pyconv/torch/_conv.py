@@ -9,10 +9,20 @@ import torch
 from torch import Tensor
 
 from .._config import Settings, current
-from .._core import get_target
 from .._plan import conv_plan
 from ._register import operation
-from ._tensors import Job, dense, dtype_of, empty, in_layout, job, layout_of, run
+from ._tensors import (
+    Job,
+    dense,
+    device_of,
+    dtype_of,
+    empty,
+    in_layout,
+    job,
+    layout_of,
+    run,
+    target_of,
+)
 
 # What describes a convolution beside its tensors, the end of every schema. padding has one number
 # an axis, or (before, after) of each axis in turn.
@@ -50,7 +60,8 @@ def _job(
     numbers = (stride, padding, dilation, groups, padding_mode, False, None, "auto")
     head = (op, axes, direction, transposed, dtype, layout)
     b = None if b is None else tuple(b)
-    plan = conv_plan(*head, *shapes, b, None, (*numbers, output_padding, None))
+    options = (*numbers, output_padding, None)
+    plan = conv_plan(*head, *shapes, b, None, options, device=device_of(target))
     return job(plan, layout, direction != "bwd_weight")
 
 
@@ -60,7 +71,7 @@ _NAMES = {"fwd": "xwb", "bwd_data": ("dy", "w"), "bwd_weight": ("dy", "x")}
 def _conv(x: Tensor, w: Tensor, b: Tensor | None, *options: Any) -> Tensor:
     dtypes = (x.dtype, w.dtype, None if b is None else b.dtype)
     shapes = (x.shape, w.shape, None, None if b is None else b.shape)
-    work = _job(current(), get_target(), "fwd", options, dtypes, *shapes, x.stride())
+    work = _job(current(), target_of(x, w, b), "fwd", options, dtypes, *shapes, x.stride())
     b = None if b is None else b.contiguous()
     return run(work, dense(x, work.layout), w.contiguous(), b)
 
@@ -106,7 +117,7 @@ def _conv_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 
 def _input_grad(dy: Tensor, w: Tensor, x_size: Any, *options: Any) -> Tensor:
     dtypes, shapes = (dy.dtype, w.dtype), (x_size, w.shape, dy.shape, None)
-    work = _job(current(), get_target(), "bwd_data", options, dtypes, *shapes, dy.stride())
+    work = _job(current(), target_of(dy, w), "bwd_data", options, dtypes, *shapes, dy.stride())
     return run(work, dense(dy, work.layout), w.contiguous())
 
 
@@ -131,7 +142,7 @@ def _input_grad_backward(ctx: Any, dx: Tensor) -> tuple[Any, ...]:
 
 def _weight_grad(dy: Tensor, x: Tensor, w_size: Any, *options: Any) -> Tensor:
     dtypes, shapes = (dy.dtype, x.dtype), (x.shape, w_size, dy.shape, None)
-    work = _job(current(), get_target(), "bwd_weight", options, dtypes, *shapes, x.stride())
+    work = _job(current(), target_of(dy, x), "bwd_weight", options, dtypes, *shapes, x.stride())
     return run(work, dense(dy, work.layout), dense(x, work.layout))
 
 

@@ -6,10 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core import get_target
 from .._plan import pool_plan
 from ._register import operation
-from ._tensors import Job, dense, dtype_of, empty, in_layout, job, layout_of, run
+from ._tensors import (
+    Job,
+    dense,
+    device_of,
+    dtype_of,
+    empty,
+    in_layout,
+    job,
+    layout_of,
+    run,
+    target_of,
+)
 
 _WINDOW = "int[] kernel_size, int[] stride, int[] padding"
 _MAX = f"{_WINDOW}, int[] dilation, bool ceil_mode"
@@ -34,7 +44,8 @@ def _job(
     x, dy = (None if shape is None else in_layout(shape, layout) for shape in (x, dy))
     indices = dy if kind == "max" else None
     head = (op, axes, kind, direction, dtype_of(op, **{name: dtype}), layout)
-    return job(pool_plan(*head, x, dy, indices, None, options), layout)
+    plan = pool_plan(*head, x, dy, indices, None, options, device=device_of(target))
+    return job(plan, layout)
 
 
 def _pool_shape(
@@ -54,7 +65,7 @@ def _max(x: Tensor, *options: Any, indices: Tensor | None = None) -> Tensor:
     *window, ceil_mode = options
     rest = (None, False, ceil_mode, True, None, 2.0)
     shapes = (x.shape, None, x.stride())
-    work = _job(get_target(), "max", "fwd", x.dtype, *shapes, *window, *rest)
+    work = _job(target_of(x), "max", "fwd", x.dtype, *shapes, *window, *rest)
     return run(work, dense(x, work.layout), aux=indices)
 
 
@@ -102,7 +113,7 @@ def _max_grad(dy: Tensor, indices: Tensor, x_size: Any) -> Tensor:
         )
     options = (None, None, 0, 1, None, False, False, True, None, 2.0)
     shapes = (x_size, dy.shape, dy.stride())
-    work = _job(get_target(), "max", "bwd_data", dy.dtype, *shapes, *options)
+    work = _job(target_of(dy, indices), "max", "bwd_data", dy.dtype, *shapes, *options)
     return run(work, dense(dy, work.layout), dense(indices, work.layout))
 
 
@@ -122,7 +133,7 @@ def _max_grad_backward(ctx: Any, dx: Tensor) -> tuple[Any, ...]:
 
 def _average(x: Tensor, *options: Any) -> Tensor:
     shapes = (x.shape, None, x.stride())
-    work = _job(get_target(), "avg", "fwd", x.dtype, *shapes, *_average_options(*options))
+    work = _job(target_of(x), "avg", "fwd", x.dtype, *shapes, *_average_options(*options))
     return run(work, dense(x, work.layout))
 
 
@@ -147,7 +158,7 @@ def _average_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 
 def _average_grad(dy: Tensor, x_size: Any, *options: Any) -> Tensor:
     shapes = (x_size, dy.shape, dy.stride())
-    work = _job(get_target(), "avg", "bwd_data", dy.dtype, *shapes, *_average_options(*options))
+    work = _job(target_of(dy), "avg", "bwd_data", dy.dtype, *shapes, *_average_options(*options))
     return run(work, dense(dy, work.layout))
 
 

@@ -6,9 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._core import Plan
+from .. import _gpu
+from .._core import Plan, get_target
 
 Shape = tuple[int, ...]
+
+CUDA = "cuda"
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
@@ -33,6 +36,23 @@ def job(plan: Plan, layout: str, channelled: bool = True) -> Job:
     return Job(plan, layout, shape, strides_of(shape, order))
 
 
+def target_of(*tensors: Tensor | None) -> str:
+    """What kernels run on them: an instruction set of the CPU's, or CUDA. TypeError for tensors on
+    several devices."""
+    first, *others = (x for x in tensors if x is not None)
+    for x in others:
+        if x.device != first.device:
+            raise TypeError(
+                f"pyconv.torch: tensors must be on one device, got {first.device} and {x.device}"
+            )
+    return get_target() if first.is_cpu else CUDA
+
+
+def device_of(target: str) -> int | None:
+    """As plans are asked for, which serve every device of a kind."""
+    return 0 if target == CUDA else None
+
+
 def run(
     work: Job,
     a: Tensor,
@@ -43,6 +63,11 @@ def run(
     """The result of dense tensors."""
     plan, _, shape, strides = work
     out = a.new_empty_strided(shape, strides)
+    if isinstance(plan, _gpu.Plan):
+        given = {"a": a, "b": b, "bias": bias, "residual": None, "out": out, "aux": aux}
+        views = (x if x is None else _gpu.view("pyconv.torch", n, x) for n, x in given.items())
+        plan.run(*views)
+        return out
     size = plan.workspace_bytes
     plan.run_at(
         a.data_ptr(),
