@@ -58,19 +58,26 @@ struct Ahead {
 template <class T>
 PYCONV_INLINE Ahead<T> ahead_of(const Correlation& q, const T* image, i64 planes,
                                 const i64 (&at)[3], const i64 (&results)[3], i64 tiles) {
-  const AxisMap &D = q.axis[0], &H = q.axis[1];
-  const i64 reach = H.tap_step * (H.taps - 1);
-  const i64 begin = H.source(at[1], 0) + min_of<i64>(0, reach);
-  const i64 first = max_of<i64>(0, begin);
-  const i64 end = begin + (results[1] - 1) * H.step + max_of(reach, -reach) + 1;
-  const i64 d = D.source(at[0], 0), lines = min_of(end, H.source_size) - first;
-  if (d < 0 || d >= D.source_size || lines <= 0) return {};
-  image += d * q.source.axis[0] + first * q.source.axis[1];
-  const i64 row = q.source.axis[1];
+  const AxisMap& D = q.axis[0];
+  const i64 d = D.source(at[0], 0);
+  i64 first[3], size[3];  // of the source's rows, and of their columns
+  for (int a = 1; a < 3; ++a) {
+    const AxisMap& m = q.axis[a];
+    const i64 reach = m.tap_step * (m.taps - 1), begin = m.source(at[a], 0) + min_of<i64>(0, reach);
+    const i64 end = begin + (results[a] - 1) * m.step + max_of(reach, -reach) + 1;
+    first[a] = max_of<i64>(0, begin);
+    size[a] = min_of(end, m.source_size) - first[a];
+  }
+  const i64 row = q.source.axis[1], pixel = q.source.axis[2], width = q.axis[2].source_size;
+  // Part of several lines is no one piece of memory.
+  if (d < 0 || d >= D.source_size || size[1] <= 0 || size[2] <= 0 ||
+      (size[1] > 1 && 2 * size[2] < width))
+    return {};
+  image += d * q.source.axis[0] + first[1] * row + first[2] * pixel;
   if (q.layout == Layout::nchw || q.groups == 1)
-    return {image, lines * row, q.source.c,
+    return {image, (size[1] - 1) * row + size[2] * pixel, q.source.c,
             q.layout == Layout::nchw ? planes * q.source_channels : 1, tiles};
-  return {image, q.source_channels, q.source.axis[2], lines * q.axis[2].source_size, tiles};
+  return {image, q.source_channels, pixel, (size[1] - 1) * width + size[2], tiles};
 }
 
 // 24 sums hide the latency of the FMA and leave room for the operands in 32 registers, 12 in 16.
