@@ -1,19 +1,24 @@
 """Time pyconv inside other frameworks against their own operations, interleaved in one process.
 
-    python benchmarks/frameworks.py [--threads 2] [--seconds 2] [torch] [jax] [onnx]
+    python benchmarks/frameworks.py [--threads 2] [--seconds 2] [--out FILE.json]
+                                    [torch] [jax] [onnx] [scipy]
 
 torch: one training step, and inference, of a ResNet of torch.nn, before and after
-pyconv.torch.patch, in both layouts. jax: jitted lax.conv_general_dilated and its gradients where
-JAX on a CPU is slow. onnx: ResNet-50, GoogLeNet and MobileNetV2 with random weights, loaded by
-pyconv.onnx and by onnxruntime. Every pair is compared before it is timed.
+pyconv.torch.patch, in both layouts, and the microseconds of a call. jax: jitted
+lax.conv_general_dilated and its gradients where JAX on a CPU is slow. onnx: ResNet-50, GoogLeNet
+and MobileNetV2 with random weights, loaded by pyconv.onnx and by onnxruntime. scipy: the filters of
+an image and the convolutions of signals. Every pair is compared before it is timed.
 """
 
 import argparse
+import json
 import os
+import pathlib
 import statistics
 import time
 
-ALL = ("torch", "jax", "onnx")
+PACKAGES = {"torch": "torch", "jax": "jax", "onnx": "onnxruntime", "scipy": "scipy"}
+ROWS = []  # framework, row, our seconds, theirs
 
 
 def interleaved(seconds, rest=0.0, **calls):
@@ -37,7 +42,9 @@ def interleaved(seconds, rest=0.0, **calls):
 
 def report(name, medians):
     ours, theirs = medians.values()
-    print(f"{name:44}{ours * 1e3:10.2f} ms{theirs * 1e3:10.2f} ms{theirs / ours:8.2f}", flush=True)
+    framework, _, row = name.partition(" ")
+    ROWS.append({"framework": framework, "row": row, "ours": ours, "theirs": theirs})
+    print(f"{name:44}{ours * 1e3:10.3f} ms{theirs * 1e3:10.3f} ms{theirs / ours:8.2f}", flush=True)
 
 
 def bench_torch(seconds):
@@ -92,6 +99,13 @@ def bench_torch(seconds):
             calls = {"ours": lambda: run(ours), "theirs": lambda: run(theirs)}  # noqa: B023
             layout = str(form).removeprefix("torch.").removesuffix("_format")
             report(f"torch ResNet-18 {name}, {layout}", interleaved(seconds, **calls))
+
+    x, w = torch.randn(1, 1, 4, 4), torch.randn(1, 1, 3, 3)
+    calls = {
+        "ours": lambda: pyconv.torch.conv2d(x, w),
+        "theirs": lambda: nn.functional.conv2d(x, w),
+    }
+    report("torch conv2d of 4x4 pixels", interleaved(seconds, **calls))
 
 
 # N, C, *spatial and K, C/groups, *kernel; stride 1.
@@ -236,16 +250,66 @@ def bench_onnx(seconds):
                 report(f"onnx {name}, batch {batch}", interleaved(seconds, 0.1, **calls))
 
 
+def bench_scipy(seconds):
+    import numpy as np
+    import scipy.ndimage
+    import scipy.signal
+
+    import pyconv.ndimage
+    import pyconv.signal
+
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        image = rng.standard_normal((1024, 1024)).astype(dtype)
+        tall = rng.standard_normal(1 << 20).astype(dtype)
+        filters = {n: rng.standard_normal((n, n)).astype(dtype) for n in (3, 5, 9, 25)}
+        taps = {n: rng.standard_normal(n).astype(dtype) for n in (33, 2049)}
+        rows = [
+            *(("ndimage", "correlate", f"{n}x{n}", (image, w)) for n, w in filters.items()),
+            ("ndimage", "gaussian_filter", "sigma 2", (image, 2)),
+            ("ndimage", "uniform_filter", "9", (image, 9)),
+            ("ndimage", "sobel", "", (image,)),
+            ("ndimage", "laplace", "", (image,)),
+            ("ndimage", "maximum_filter", "5", (image, 5)),
+            ("signal", "convolve2d", "5x5", (image, filters[5])),
+            ("signal", "fftconvolve", "25x25", (image, filters[25])),
+            ("signal", "oaconvolve", "25x25", (image, filters[25])),
+            *(("signal", "convolve", f"{n} taps", (tall, w)) for n, w in taps.items()),
+        ]
+        for module, name, what, given in rows:
+            ours = getattr(getattr(pyconv, module), name)
+            theirs = getattr(getattr(scipy, module), name)
+            mine, other = ours(*given), theirs(*given)
+            assert mine.dtype == other.dtype
+            assert np.abs(mine - other).max() <= 1e-4 * np.abs(other).max()
+            calls = {
+                "ours": lambda f=ours, given=given: f(*given),
+                "theirs": lambda f=theirs, given=given: f(*given),
+            }
+            row = " ".join(filter(None, (f"scipy {module}.{name}", what, np.dtype(dtype).name)))
+            report(row, interleaved(seconds, **calls))
+
+
+BENCHES = {"torch": bench_torch, "jax": bench_jax, "onnx": bench_onnx, "scipy": bench_scipy}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("frameworks", nargs="*", default=ALL, metavar="|".join(ALL))
+    parser.add_argument("frameworks", nargs="*", default=list(BENCHES), metavar="|".join(BENCHES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=2, help="of every row")
+    parser.add_argument("--out", type=pathlib.Path, help="keep the figures as JSON")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before the frameworks are imported
     print(f"{'':44}{'pyconv':>13}{'framework':>13}{'ratio':>8}")
     for framework in arguments.frameworks:
-        {"torch": bench_torch, "jax": bench_jax, "onnx": bench_onnx}[framework](arguments.seconds)
+        BENCHES[framework](arguments.seconds)
+    if arguments.out:
+        from pyconv.bench.measure import machine
+
+        about = machine(arguments.threads, [PACKAGES[name] for name in arguments.frameworks])
+        found = {"suite": "frameworks", "machine": about, "rows": ROWS}
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

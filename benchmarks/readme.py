@@ -1,17 +1,20 @@
-"""Write the figures in README.md from benchmarks/results/*.json, which `pyconv bench` left there.
+"""Write the figures in README.md from benchmarks/results/*.json, which `pyconv bench` left there,
+and benchmarks/frameworks.py.
 
 python benchmarks/readme.py
 """
 
+import json
 import pathlib
 import re
+import statistics
 
 from pyconv.bench import report, views
 from pyconv.bench.cases import PASSES
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
-BLOCK = re.compile(r"(<!-- benchmarks -->\n).*(<!-- /benchmarks -->)", re.DOTALL)
+RESULTS = ROOT / "benchmarks" / "results"
 SUITES = ("layers", "networks")  # the others are for those who tune
 NONE = "No run is kept yet: `pyconv bench --out benchmarks/results/layers` would.\n"
 
@@ -45,16 +48,39 @@ def section(found):
     return f"{text}\n\n{table(found['suite'], found['rows'])}"
 
 
-def block(folder=ROOT / "benchmarks" / "results"):
+def block(folder=RESULTS):
     """The text between the marks: a table for each report, in the order of their names."""
-    found = [report.read(path) for path in sorted(folder.glob("*.json"))]
+    paths = [path for path in sorted(folder.glob("*.json")) if path.name != "frameworks.json"]
+    found = [report.read(path) for path in paths]
     return "\n".join(section(one) for one in found if one["suite"] in SUITES) or NONE
 
 
-def filled(text, new):
-    assert BLOCK.search(text), "README.md has lost its marks"
-    return BLOCK.sub(lambda match: match[1] + new + match[2], text)
+def frameworks(path=RESULTS / "frameworks.json"):
+    """What benchmarks/frameworks.py measured: a line for each framework."""
+    found = json.loads(path.read_text())
+    versions = found["machine"]["versions"]
+    lines = [["inside", "cases", "mean", "least", "most"], ["---"] * 5]
+    for name in dict.fromkeys(row["framework"] for row in found["rows"]):
+        some = [row for row in found["rows"] if row["framework"] == name]
+        ratios = {row["row"]: row["theirs"] / row["ours"] for row in some}
+        least, most = min(ratios, key=ratios.get), max(ratios, key=ratios.get)
+        mean = statistics.geometric_mean(ratios.values())
+        ends = [f"{ratios[row]:.2f} ({row})" for row in (least, most)]
+        lines.append([name, str(len(ratios)), f"{mean:.2f}", *ends])
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"{report.headline(found)}; {listed}. The framework's own time / ours, in one process "
+        f"(`python benchmarks/frameworks.py`):\n\n{markdown(lines)}"
+    )
+
+
+def filled(text, **blocks):
+    for name, new in blocks.items():
+        marks = re.compile(rf"(<!-- {name} -->\n).*(<!-- /{name} -->)", re.DOTALL)
+        assert marks.search(text), f"README.md has lost its marks of {name}"
+        text = marks.sub(lambda match, new=new: match[1] + new + match[2], text)
+    return text
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(), block()))
+    README.write_text(filled(README.read_text(), benchmarks=block(), frameworks=frameworks()))

@@ -20,6 +20,7 @@ from . import _fft
 from ._arrays import Array, Dense
 from ._filtering import NATIVE, grouped, magnitude, scipy_function, takes_arrays
 from ._filtering import correlate as _correlate
+from ._plan import plan_conv
 
 __all__ = [
     "choose_conv_method",
@@ -316,8 +317,27 @@ def oaconvolve(in1: Array, in2: Array, mode: str = "full", axes: Any = None) -> 
     return _by_transform(in1, in2, mode, axes, "oaconvolve")
 
 
+# Of float32, by axes: up to so many taps along each, the convolution's own transforms of tiles in a
+# cache are faster than SciPy's of the whole. 2049 of 2^20 samples 1.5 ms against 4.1, 33x33 of
+# 1024x1024 2.8 against 14.6, but 49x49 10.1 against 7.8; 9x9x9 of 64x128x128 8 against 59, 15x15x15
+# 14 against 12 (two cores of a Sapphire Rapids).
+_TILED_TAPS = {1: 1 << 20, 2: 41, 3: 11}
+
+
+def _tiles(x: Dense, w: Dense, axes: list[int]) -> bool:
+    """Whether the direct method transforms tiles, and is the faster for it."""
+    if x.dtype != np.float32 or w.dtype != np.float32 or len(axes) != x.ndim or x.ndim > 3:
+        return False
+    if w.size > x.size:
+        x, w = w, x
+    if max(w.shape) > min(_TILED_TAPS[x.ndim], *x.shape):
+        return False
+    padding = [size - 1 for size in w.shape]
+    return plan_conv((1, 1, *x.shape), (1, 1, *w.shape), padding=padding).algorithm == "fft"
+
+
 def _choose(x: Dense, w: Dense, mode: str, axes: list[int]) -> str:
-    if x.dtype.kind == w.dtype.kind == "b":
+    if (x.dtype.kind == w.dtype.kind == "b") or _tiles(x, w, axes):
         return "direct"
     if x.dtype.kind in "iu" or w.dtype.kind in "iu":  # transforms of integers must be rounded
         bound = magnitude(x) * magnitude(w) * min(x.size, w.size)

@@ -266,4 +266,5 @@ def test_the_figures_in_the_readme_are_those_of_the_results(tmp_path):
     if not (root / "benchmarks" / "results").is_dir():
         pytest.skip("the results are not in a source distribution")
     text = (root / "README.md").read_text()
-    assert readme.filled(text, readme.block()) == text, "run: python benchmarks/readme.py"
+    new = {"benchmarks": readme.block(), "frameworks": readme.frameworks()}
+    assert readme.filled(text, **new) == text, "run: python benchmarks/readme.py"

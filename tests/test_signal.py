@@ -143,6 +143,10 @@ def test_choice():
     assert signal.choose_conv_method(np.ones(100), np.ones(5)) == "direct"
     assert signal.choose_conv_method(np.ones((500, 500)), np.ones((400, 400))) == "fft"
     assert signal.choose_conv_method(np.full(9, 2**50), np.arange(9)) == "direct"
+    long, wide = (np.ones(shape, np.float32) for shape in (1 << 17, (500, 500)))
+    assert signal.choose_conv_method(long, long[:2049]) == "direct"  # by tiles
+    assert signal.choose_conv_method(wide, wide[:33, :33]) == "direct"
+    assert signal.choose_conv_method(wide, wide[:60, :60]) == "fft"
     method, times = signal.choose_conv_method(np.ones(50), np.ones(5), measure=True)
     assert times[method] == min(times.values())
 
