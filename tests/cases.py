@@ -155,6 +155,10 @@ EDGE = [
     Case("depthwise-tiles", (1, 19, 4, 30), (19, 1, 2, 7), padding=(1, 3), groups=19),
     Case("depthwise-wide-filter", (1, 18, 3, 20), (18, 1, 1, 11), padding=(0, 4), groups=18),
     Case("depthwise-reflect", (1, 17, 9, 11), (17, 1, 3, 5), 2, 2, 1, 17, "reflect"),
+    # Several tiles of 7 columns inside an image, pairs of lines that share rows and that do not.
+    Case("depthwise-wide", (2, 20, 7, 75), (20, 1, 5, 5), 2, 2, 1, 20, flip=True),
+    Case("depthwise-wide-dilation", (1, 18, 11, 61), (18, 1, 3, 3), (2, 1), 4, (3, 2), 18),
+    Case("depthwise-wide-circular", (1, 17, 6, 50), (17, 1, 4, 3), 1, (2, 1), 1, 17, "circular"),
     Case("groups-small-images", (9, 12, 7, 7), (24, 4, 3, 3), padding=1, groups=3),
     Case("groups-of-8", (2, 32, 6, 19), (32, 8, 3, 3), padding=1, groups=4),
     Case("stride-2-wide", (1, 4, 9, 70), (9, 4, 3, 5), 2, (1, 2)),

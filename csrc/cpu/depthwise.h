@@ -1,18 +1,13 @@
 // Depthwise convolution of NHWC images: one channel in and out of a group, lanes along channels.
 //
-//   forward, input gradient   y[o, c] = sum over taps of w[tap, c] x[i(o, tap), c]; a tile of 7
-//                             pixels stays in registers over all taps
-//   weight gradient           dw[tap, c] = sum over pixels of dy[o, c] x[i(o, tap), c]; the taps of
-//                             a row of the filter stay in registers over a tile of 7 pixels
+//   forward, input gradient   y[o, c] = sum over taps of w[tap, c] x[i(o, tap), c]
+//   weight gradient           dw[tap, c] = sum over pixels of dy[o, c] x[i(o, tap), c]
 //
-// A pixel of the source is loaded once for all the taps of a row that meet it. A table says where a
-// tile's columns lie, so that borders, steps and phases need neither copies nor code of their own;
-// a column outside is skipped. Parallel over blocks of lines and of channels; a task goes down the
-// lines of one column of tiles, whose rows stay in an L1 cache. (Weight gradient: over parts of the
-// lines, whose sums are added in order.)
+// Register tiles: depthwise_tile.h. Parallel over blocks of lines and of channels. A task of the
+// first two goes along its lines, two by two, and does all phases of them; one of a weight gradient
+// goes down the lines of one column of tiles, over a part of all lines; parts are added in order.
 #pragma once
-#include "direct_tile.h"
-#include "epilogue.h"
+#include "depthwise_tile.h"
 #include "reduce.h"
 
 namespace pyconv::PYCONV_TARGET {
@@ -23,244 +18,85 @@ PYCONV_INLINE bool depthwise_fits(const ConvProblem& p) {
          p.taps() <= 1024 && p.groups <= (1 << 20) / p.taps();
 }
 
-constexpr int depthwise_pixels = 7;  // maps of 224-pixel networks are 7 times a power of two wide
-
-// The columns of a tile of 7 results: where each lies in a row, or -1. With STEP from result to
-// result and neighbouring taps, result i meets tap j in column i * STEP + j; in general (STEP 0)
-// column [j, i] is its own.
-template <int TAPS, int STEP>
-constexpr int depthwise_columns = (depthwise_pixels - 1) * STEP + TAPS;
-
-struct DepthwiseAxis {
-  const AxisMap& W;
-  i64 pixel;
-  int step;  // 1, 2 or, in general, 0
-
-  PYCONV_INLINE explicit DepthwiseAxis(const Correlation& q)
-      : W(q.axis[2]), pixel(q.source.axis[2]), step(0) {
-    if ((W.tap_step == 1 || W.tap_step == -1) && W.step <= 2) step = int(W.step);
-    const i64 t = W.taps;
-    if (!(t == 3 || t == 5 || t == 7 || (step == 1 && (t == 2 || t == 4)))) step = 0;
-  }
-  // Taps in ascending order of their columns: the first, and where the next one lies.
-  PYCONV_INLINE i64 first_tap() const { return step && W.tap_step < 0 ? W.taps - 1 : 0; }
-  PYCONV_INLINE i64 next_tap() const { return step && W.tap_step < 0 ? -1 : 1; }
-
-  PYCONV_INLINE void list(i64 o, int pixels, Border border, bool general, i64* columns) const {
-    const auto at = [&](i64 i, i64 j) PYCONV_ALWAYS {
-      if (i >= pixels) return i64(-1);
-      const i64 from = border_index(W.source(o + i, j), W.source_size, border);
-      return from < 0 ? i64(-1) : from * pixel;
-    };
-    if (general || !step) {
-      for (i64 j = 0; j < W.taps; ++j)
-        for (i64 i = 0; i < depthwise_pixels; ++i)
-          columns[j * depthwise_pixels + i] = at(i, first_tap() + j * next_tap());
-      return;
-    }
-    for (i64 e = 0; e < (depthwise_pixels - 1) * step + W.taps; ++e) {
-      const i64 i = min_of<i64>(e / step, pixels - 1);  // any result that meets it
-      const i64 j = e - i * step;
-      columns[e] = j < W.taps ? at(i, first_tap() + j * next_tap()) : -1;
-    }
-  }
-};
-
-// A row of source pixels and the weights, or sums, of the row of the filter that reads it.
-template <class T>
-struct DepthwiseRow {
-  const T* source;
-  T* taps;  // [tap, channel]
-};
-
-template <class T>
-struct DepthwiseTile {
-  const DepthwiseRow<T>* rows;
-  i64 row_count;
-  const i64* columns;
-  i64 taps, tap_step;  // of W; in [tap, channel]
-  i64 channel, last;   // of the task
-  int pixels;
-  i64 at, step;              // results: the first one's offset and to the next one
-  const T* ahead = nullptr;  // what the tile two lines on reads first
-  i64 ahead_step = 0;        // its pixels
-  int ahead_count = 0;
-
-  // A line of the next tiles lies pages away, where no hardware looks.
-  PYCONV_INLINE void fetch(i64 c) const {
-    for (int i = 0; i < ahead_count; ++i) __builtin_prefetch(ahead + i * ahead_step + c);
-  }
-};
-
-template <class T>
-struct DepthwiseForward {
-  const Epilogue<T>& end;
-
-  template <int TAPS, int STEP, bool WHOLE>
-  PYCONV_NOINLINE void run(const DepthwiseTile<T>& a, i64 c, i64 last, int count) const {
-    for (; c < last; c += lanes<T>) {
-      Vec<T> sums[depthwise_pixels];
-      unrolled<depthwise_pixels>([&](auto i) PYCONV_ALWAYS { sums[i] = Vec<T>{}; });
-      a.fetch(c);
-      for (i64 r = 0; r < a.row_count; ++r) {
-        const T *x = a.rows[r].source + c, *w = a.rows[r].taps + c;
-        for (i64 j0 = 0; j0 < (STEP ? 1 : a.taps); ++j0, w += a.tap_step) {
-          const i64* columns = a.columns + j0 * depthwise_pixels;
-          Vec<T> weight[TAPS];
-          unrolled<TAPS>([&](auto j) PYCONV_ALWAYS {
-            weight[j] = once<T>(load_part<T, WHOLE>(w + j * a.tap_step, count));
-          });
-          unrolled<depthwise_columns<TAPS, STEP ? STEP : 1>>([&](auto e) PYCONV_ALWAYS {
-            const i64 from = columns[e];
-            if (from < 0) return;
-            const Vec<T> pixel = once<T>(load_part<T, WHOLE>(x + from, count));
-            unrolled<TAPS>([&](auto j) PYCONV_ALWAYS {
-              constexpr int step = STEP ? STEP : 1, apart = decltype(e){} - decltype(j){};
-              if constexpr (apart >= 0 && apart % step == 0 && apart / step < depthwise_pixels)
-                sums[apart / step] += weight[j] * pixel;
-            });
-          });
-        }
-      }
-      const Vec<T> added = end.bias ? load_part<T, WHOLE>(end.bias + c, count) : Vec<T>{};
-      unrolled<depthwise_pixels>([&](auto i) PYCONV_ALWAYS {
-        if (i >= a.pixels) return;
-        const i64 to = a.at + i * a.step + c;
-        const Vec<T> beside =
-            end.residual ? load_part<T, WHOLE>(end.residual + to, count) : Vec<T>{};
-        const Vec<T> result = end.finish(sums[i], added, beside);
-        store_part<T, WHOLE>(end.out + to, result, count);
-      });
-    }
-  }
-};
-
-template <class T>
-struct DepthwiseWeight {
-  const T* dy;
-
-  // A tile's sums are added up apart: it bounds the rounding error of long sums.
-  template <int TAPS, int STEP, bool WHOLE>
-  PYCONV_NOINLINE void run(const DepthwiseTile<T>& a, i64 c0, i64 last, int count) const {
-    for (i64 r = 0; r < a.row_count; ++r)
-      for (i64 c = c0; c < last; c += lanes<T>) {
-        const T *x = a.rows[r].source + c, *gradient = dy + a.at + c;
-        T* to = a.rows[r].taps + c - a.channel;
-        if (r == 0) a.fetch(c);
-        if constexpr (STEP == 0) {
-          for (i64 j = 0; j < a.taps; ++j, to += a.tap_step) {
-            Vec<T> sum{};
-            for (int i = 0; i < a.pixels; ++i) {
-              const i64 from = a.columns[j * depthwise_pixels + i];
-              if (from >= 0)
-                sum += load_part<T, WHOLE>(gradient + i * a.step, count) *
-                       load_part<T, WHOLE>(x + from, count);
-            }
-            store(to, load(to) + sum);
-          }
-        } else {
-          Vec<T> sums[TAPS], pixels[depthwise_pixels];
-          unrolled<TAPS>([&](auto j) PYCONV_ALWAYS { sums[j] = Vec<T>{}; });
-          unrolled<depthwise_pixels>([&](auto i) PYCONV_ALWAYS {
-            pixels[i] = once<T>(load_part<T, WHOLE>(gradient + i * a.step, count));
-          });
-          unrolled<depthwise_columns<TAPS, STEP>>([&](auto e) PYCONV_ALWAYS {
-            const i64 from = a.columns[e];
-            if (from < 0) return;
-            const Vec<T> pixel = once<T>(load_part<T, WHOLE>(x + from, count));
-            unrolled<TAPS>([&](auto j) PYCONV_ALWAYS {
-              constexpr int apart = decltype(e){} - decltype(j){};
-              if constexpr (apart >= 0 && apart % STEP == 0 && apart / STEP < depthwise_pixels)
-                sums[j] += pixels[apart / STEP] * pixel;
-            });
-          });
-          unrolled<TAPS>([&](auto j) PYCONV_ALWAYS {
-            store(to + j * a.tap_step, load(to + j * a.tap_step) + sums[j]);
-          });
-        }
-      }
-  }
-};
-
-template <class T, int TAPS, int STEP, class Kernel>
-PYCONV_INLINE void depthwise_channels(const Kernel& kernel, const DepthwiseTile<T>& a) {
-  const i64 whole = a.channel + (a.last - a.channel) / lanes<T> * lanes<T>;
-  if (a.channel < whole) kernel.template run<TAPS, STEP, true>(a, a.channel, whole, lanes<T>);
-  if (whole < a.last) kernel.template run<TAPS, STEP, false>(a, whole, a.last, int(a.last - whole));
-}
-
-template <class T, class Kernel>
-PYCONV_NOINLINE void depthwise_tile(const Kernel& kernel, const DepthwiseTile<T>& a, int step) {
-  if (step == 1) switch (a.taps) {
-      case 2: return depthwise_channels<T, 2, 1>(kernel, a);
-      case 3: return depthwise_channels<T, 3, 1>(kernel, a);
-      case 4: return depthwise_channels<T, 4, 1>(kernel, a);
-      case 5: return depthwise_channels<T, 5, 1>(kernel, a);
-      case 7: return depthwise_channels<T, 7, 1>(kernel, a);
-    }
-  if (step == 2) switch (a.taps) {
-      case 3: return depthwise_channels<T, 3, 2>(kernel, a);
-      case 5: return depthwise_channels<T, 5, 2>(kernel, a);
-      case 7: return depthwise_channels<T, 7, 2>(kernel, a);
-    }
-  depthwise_channels<T, 1, 0>(kernel, a);
-}
-
 // How the lines of all images and the channels are cut.
 template <class T>
 struct DepthwiseBlocks {
   i64 channels, channel_blocks, lines, line_blocks;  // of a block; blocks of an image's H
-  i64 all_lines, parts, part_lines;                  // of the weight gradient
+  i64 planes, tasks;
+  i64 all_lines, parts, part_lines;  // of the weight gradient
+  i64 table_bytes;                   // of rows and columns
 
-  DepthwiseBlocks(const Correlation& q, Pass pass) {
-    const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
-    // 32 KB of source rows, and of sums 16 KB: both stay in an L1 cache.
-    const i64 columns = (depthwise_pixels - 1) * W.step + W.taps;
-    i64 most = (32 << 10) / i64(sizeof(T)) / (D.taps * H.taps * columns);
-    if (pass == Pass::bwd_weight) most = min_of(most, (16 << 10) / i64(sizeof(T)) / q.taps());
+  DepthwiseBlocks(const ConvProblem& p, Pass pass) : planes(0), table_bytes(0) {
+    i64 tile = 1, line = 1, all = 0;  // pixels: of the source for a tile, of a line; lines
+    for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
+      const Correlation q = correlation(p, pass, phase);
+      const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
+      const i64 rows = D.taps * H.taps;
+      tile = max_of(tile, rows * ((depthwise_pixels - 1) * W.step + W.taps));
+      line = max_of(line, max_of(W.count * W.result_step * H.result_step, W.source_size * H.step));
+      planes = max_of(planes, D.count);
+      all = max_of(all, H.count);
+      const i64 bytes = rows * depthwise_lines * i64(sizeof(DepthwiseRow<T>)) +
+                        depthwise_pixels * (W.taps + 2) * i64(sizeof(i64));
+      table_bytes = max_of(table_bytes, round_up(bytes, 64));
+    }
+    // A weight gradient goes down a column of tiles: 32 KB of source rows and 16 KB of sums stay in
+    // an L1 cache. The others go along the lines, and 256 KB stay in an L2 cache: whole pixels one
+    // after another are what the hardware fetches ahead. (7x7, 96 channels at 56x56: 1.13 ms, in
+    // blocks of 48 channels 1.48.)
+    const bool gradient = pass == Pass::bwd_weight;
+    i64 most = (gradient ? 32 << 10 : 256 << 10) / i64(sizeof(T)) / tile;
+    if (gradient) most = min_of(most, (16 << 10) / i64(sizeof(T)) / p.taps());
     most = max_of<i64>(4 * lanes<T>, most / lanes<T> * lanes<T>);
-    channel_blocks = ceil_div(q.groups, most);
-    channels = round_up(ceil_div(q.groups, channel_blocks), lanes<T>);
-    channel_blocks = ceil_div(q.groups, channels);
+    channel_blocks = ceil_div(p.c, most);
+    channels = round_up(ceil_div(p.c, channel_blocks), lanes<T>);
+    channel_blocks = ceil_div(p.c, channels);
 
-    const i64 planes = max_of<i64>(1, q.n * D.count * channel_blocks);
-    lines = max_of<i64>(1, H.count / max_of<i64>(1, ceil_div(i64(16), planes)));
-    line_blocks = ceil_div(H.count, lines);
+    // The phases of a block of 1 MB write between each other's pixels in an L2 cache.
+    const i64 some = max_of<i64>(1, p.n * planes * channel_blocks);
+    lines = all / max_of<i64>(1, ceil_div(i64(16), some));
+    lines = min_of(lines, (1 << 20) / i64(sizeof(T)) / channels / line);
+    lines = max_of<i64>(depthwise_lines, round_up(lines, depthwise_lines));
+    line_blocks = ceil_div(all, lines);
+    tasks = p.n * planes * line_blocks * channel_blocks;
 
-    all_lines = q.n * D.count * H.count;
-    const i64 filter = q.groups * q.taps() * i64(sizeof(T));
+    all_lines = p.n * planes * all;
+    const i64 filter = p.c * p.taps() * i64(sizeof(T));
     parts = max_of<i64>(1, min_of<i64>(16 / channel_blocks, (8 << 20) / filter));
     part_lines = max_of<i64>(1, ceil_div(all_lines, parts));
     parts = max_of<i64>(1, ceil_div(all_lines, part_lines));
   }
-
-  // Of scratch: rows, columns; sums of the weight gradient.
-  static i64 table_bytes(const Correlation& q) {
-    return round_up(q.axis[0].taps * q.axis[1].taps * i64(sizeof(DepthwiseRow<T>)) +
-                        depthwise_pixels * (q.axis[2].taps + 2) * i64(sizeof(i64)),
-                    64);
-  }
 };
 
-// The rows that line h of plane z of image n meets; `taps` of tap row (jd, jh) begin at
-// tap(jd, jh).
+// The rows that lines h and, with 2 of them, h + 1 of plane z meet, in the order of either's taps;
+// `taps` of tap row (jd, jh) begin at tap(jd, jh).
 template <class T, class TapRow>
-PYCONV_INLINE i64 depthwise_rows(const Correlation& q, const T* image, i64 z, i64 h,
+PYCONV_INLINE i64 depthwise_rows(const Correlation& q, const T* image, i64 z, i64 h, int lines,
                                  DepthwiseRow<T>* rows, TapRow&& tap) {
   const AxisMap &D = q.axis[0], &H = q.axis[1];
+  // Tap j of the next line meets the row of tap j + apart of this one.
+  i64 apart = H.step % H.tap_step == 0 ? H.step / H.tap_step : H.taps;
+  apart = lines == 1 ? 0 : max_of(-H.taps, min_of(H.taps, apart));
   i64 count = 0;
   for (i64 jd = 0; jd < D.taps; ++jd) {
     const i64 d = border_index(D.source(z, jd), D.source_size, q.border);
-    for (i64 jh = 0; d >= 0 && jh < H.taps; ++jh) {
-      const i64 row = border_index(H.source(h, jh), H.source_size, q.border);
-      if (row >= 0)
-        rows[count++] = {image + d * q.source.axis[0] + row * q.source.axis[1], tap(jd, jh)};
+    for (i64 e = min_of<i64>(0, apart); d >= 0 && e < H.taps + max_of<i64>(0, apart); ++e) {
+      const bool first = e >= 0 && e < H.taps;
+      const i64 at = first ? H.source(h, e) : H.source(h + 1, e - apart);
+      const i64 row = border_index(at, H.source_size, q.border);
+      if (row < 0) continue;
+      DepthwiseRow<T>& to = rows[count++];
+      to = {image + d * q.source.axis[0] + row * q.source.axis[1], {first ? tap(jd, e) : nullptr}};
+      if constexpr (depthwise_lines == 2) {
+        const bool second = lines == 2 && e >= apart && e < apart + H.taps;
+        to.taps[1] = second ? tap(jd, e - apart) : nullptr;
+      }
     }
   }
   return count;
 }
 
-// Line h's last row of the source, as far as it lies inside.
+// Line h's last row of the source, as far as it lies inside: pages away, where no hardware looks.
 template <class T>
 PYCONV_INLINE void depthwise_ahead(const Correlation& q, const T* image, i64 z, i64 h, i64 o,
                                    DepthwiseTile<T>& a) {
@@ -283,43 +119,65 @@ void depthwise_pack(const ConvProblem& p, const Buffers& b) {
                    taps, reinterpret_cast<T*>(b.shared) + c, p.c);
 }
 
+// Lines [h0, h1) of plane z of image n and channels from `channel` on, of one phase.
 template <class T>
-void depthwise_phase(const ConvProblem& p, Pass pass, const Correlation& q, const Buffers& b) {
+PYCONV_NOINLINE void depthwise_block(const ConvProblem& p, const Correlation& q, const Buffers& b,
+                                     i64 n, i64 z, i64 h0, i64 h1, i64 channel, i64 last,
+                                     char* scratch) {
   const AxisMap &D = q.axis[0], &W = q.axis[2];
-  const DepthwiseBlocks<T> blocks(q, pass);
   const DepthwiseAxis axis(q);
   T* weights = reinterpret_cast<T*>(b.shared);
-  const i64 tasks = q.n * D.count * blocks.line_blocks * blocks.channel_blocks;
-  parallel_for(tasks, b.threads, [&](i64 task, int thread) {
+  auto* rows = reinterpret_cast<DepthwiseRow<T>*>(scratch);
+  i64* columns = reinterpret_cast<i64*>(rows + D.taps * q.axis[1].taps * depthwise_lines);
+  const Epilogue<T> end = epilogue<T>(p, q, b, 0);
+  const DepthwiseForward<T> kernel{end};
+  const T* image = static_cast<const T*>(b.a) + n * q.source.n;
+  const i64 step = W.result_step * q.result.axis[2];
+  DepthwiseTile<T> a{
+      rows, 0, columns, 0, W.taps, axis.next_tap() * W.weight_step * q.groups, channel,
+      last, 0, 0,       0, step,   q.axis[1].result_step * q.result.axis[1]};
+  a.ahead_step = step;
+  i64 listed = -1;  // the tile inside whose columns are in the table
+  for (i64 h = h0; h < h1; h += depthwise_lines) {
+    a.lines = int(min_of<i64>(depthwise_lines, h1 - h));
+    a.row_count = depthwise_rows(q, image, z, h, a.lines, rows, [&](i64 jd, i64 jh) {
+      return weights + q.weight_tap(jd, jh, axis.first_tap()) * q.groups;
+    });
+    for (i64 o = 0; o < W.count; o += depthwise_pixels) {
+      a.pixels = int(min_of<i64>(depthwise_pixels, W.count - o));
+      const bool inside = a.pixels == depthwise_pixels && axis.inside(o);
+      if (!inside || listed < 0) {
+        axis.list(o, a.pixels, q.border, false, columns);
+        listed = inside ? o : -1;
+      }
+      a.shift = inside ? (o - listed) * W.step * q.source.axis[2] : 0;
+      a.at = result_offset(q, {n, {z, h, o}});
+      a.ahead_count = int(min_of<i64>(depthwise_pixels, W.count - o - a.pixels));
+      a.ahead = end.out + a.at + a.pixels * step;
+      depthwise_tile(kernel, a, axis.step);
+    }
+  }
+}
+
+// A task does its block of all phases of an input gradient: they read the same rows, and write
+// between each other's pixels.
+template <class T>
+void depthwise(const ConvProblem& p, Pass pass, const Buffers& b) {
+  depthwise_pack<T>(p, b);
+  finish_untapped<T>(p, pass, b);
+  const DepthwiseBlocks<T> blocks(p, pass);
+  parallel_for(blocks.tasks, b.threads, [&](i64 task, int thread) {
     const i64 channel = task % blocks.channel_blocks * blocks.channels;
     task /= blocks.channel_blocks;
     const i64 h0 = task % blocks.line_blocks * blocks.lines;
-    const i64 z = task / blocks.line_blocks % D.count, n = task / blocks.line_blocks / D.count;
-    auto* rows = reinterpret_cast<DepthwiseRow<T>*>(b.scratch + thread * b.scratch_bytes);
-    i64* columns = reinterpret_cast<i64*>(rows + D.taps * q.axis[1].taps);
-    const Epilogue<T> end = epilogue<T>(p, q, b, 0);
-    const DepthwiseForward<T> kernel{end};
-    const T* image = static_cast<const T*>(b.a) + n * q.source.n;
-    for (i64 o = 0; o < W.count; o += depthwise_pixels) {
-      DepthwiseTile<T> a{rows,
-                         0,
-                         columns,
-                         W.taps,
-                         axis.next_tap() * W.weight_step * q.groups,
-                         channel,
-                         min_of(q.groups, channel + blocks.channels),
-                         int(min_of<i64>(depthwise_pixels, W.count - o)),
-                         0,
-                         W.result_step * q.result.axis[2]};
-      axis.list(o, a.pixels, q.border, false, columns);
-      for (i64 h = h0; h < min_of(q.axis[1].count, h0 + blocks.lines); ++h) {
-        a.row_count = depthwise_rows(q, image, z, h, rows, [&](i64 jd, i64 jh) {
-          return weights + q.weight_tap(jd, jh, axis.first_tap()) * q.groups;
-        });
-        a.at = result_offset(q, {n, {z, h, o}});
-        depthwise_ahead(q, image, z, h + 2, o, a);
-        depthwise_tile(kernel, a, axis.step);
-      }
+    const i64 z = task / blocks.line_blocks % blocks.planes;
+    const i64 n = task / blocks.line_blocks / blocks.planes;
+    for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
+      const Correlation q = correlation(p, pass, phase);
+      if (z >= q.axis[0].count) continue;
+      depthwise_block<T>(p, q, b, n, z, h0, min_of(q.axis[1].count, h0 + blocks.lines), channel,
+                         min_of(p.c, channel + blocks.channels),
+                         b.scratch + std::size_t(thread) * b.scratch_bytes);
     }
   });
 }
@@ -328,7 +186,7 @@ template <class T>
 void depthwise_bwd_weight(const ConvProblem& p, const Correlation& q, const Buffers& b) {
   const AxisMap &D = q.axis[0], &H = q.axis[1], &W = q.axis[2];
   const Strides y = dense_strides(p.layout, p.k, p.out);
-  const DepthwiseBlocks<T> blocks(q, Pass::bwd_weight);
+  const DepthwiseBlocks<T> blocks(p, Pass::bwd_weight);
   const DepthwiseAxis axis(q);
   const i64 taps = q.taps(), filters = q.groups * taps;
   T* dw = static_cast<T*>(b.out);
@@ -339,7 +197,7 @@ void depthwise_bwd_weight(const ConvProblem& p, const Correlation& q, const Buff
     char* scratch = b.scratch + thread * b.scratch_bytes;
     auto* rows = reinterpret_cast<DepthwiseRow<T>*>(scratch);
     i64* columns = reinterpret_cast<i64*>(rows + D.taps * H.taps);
-    T* sums = reinterpret_cast<T*>(scratch + blocks.table_bytes(q));  // [tap, channel]
+    T* sums = reinterpret_cast<T*>(scratch + blocks.table_bytes);  // [tap, channel]
     for (i64 i = 0; i < taps * blocks.channels; ++i) sums[i] = T(0);
 
     const DepthwiseWeight<T> kernel{static_cast<const T*>(b.a)};
@@ -347,21 +205,18 @@ void depthwise_bwd_weight(const ConvProblem& p, const Correlation& q, const Buff
     for (i64 o = 0; o < W.count; o += depthwise_pixels) {
       const int pixels = int(min_of<i64>(depthwise_pixels, W.count - o));
       const bool general = axis.step == 0 || pixels < depthwise_pixels;
-      DepthwiseTile<T> a{rows,
-                         0,
-                         columns,
-                         W.taps,
-                         axis.next_tap() * W.weight_step * blocks.channels,
-                         channel,
-                         min_of(q.groups, channel + blocks.channels),
-                         pixels,
-                         0,
-                         y.axis[2]};
+      DepthwiseTile<T> a{rows,     0,
+                         columns,  0,
+                         W.taps,   axis.next_tap() * W.weight_step * blocks.channels,
+                         channel,  min_of(q.groups, channel + blocks.channels),
+                         pixels,   1,
+                         0,        y.axis[2],
+                         y.axis[1]};
       axis.list(o, pixels, q.border, general, columns);
       for (i64 line = part * blocks.part_lines; line < last; ++line) {
         const i64 h = line % H.count, z = line / H.count % D.count, n = line / H.count / D.count;
         a.row_count = depthwise_rows(
-            q, static_cast<const T*>(b.b) + n * q.source.n, z, h, rows, [&](i64 jd, i64 jh) {
+            q, static_cast<const T*>(b.b) + n * q.source.n, z, h, 1, rows, [&](i64 jd, i64 jh) {
               return sums + q.weight_tap(jd, jh, axis.first_tap()) * blocks.channels;
             });
         a.at = n * y.n + z * y.axis[0] + h * y.axis[1] + o * y.axis[2];
@@ -379,17 +234,18 @@ void depthwise_bwd_weight(const ConvProblem& p, const Correlation& q, const Buff
 }
 
 template <class T>
-std::size_t depthwise_scratch_bytes(const Correlation& q, Pass pass) {
-  const DepthwiseBlocks<T> blocks(q, pass);
-  const i64 sums = pass == Pass::bwd_weight ? q.taps() * blocks.channels : 0;
-  return std::size_t(blocks.table_bytes(q)) + std::size_t(sums) * sizeof(T);
+std::size_t depthwise_scratch_bytes(const ConvProblem& p, Pass pass) {
+  const DepthwiseBlocks<T> blocks(p, pass);
+  const i64 sums = pass == Pass::bwd_weight ? p.taps() * blocks.channels : 0;
+  return std::size_t(blocks.table_bytes) + std::size_t(sums) * sizeof(T);
 }
 
-// Of the parts of a weight gradient.
+// Of packed weights, or of the parts of a weight gradient.
 template <class T>
-std::size_t depthwise_sums_bytes(const Correlation& q) {
-  const DepthwiseBlocks<T> blocks(q, Pass::bwd_weight);
-  return std::size_t(blocks.parts > 1 ? blocks.parts * q.groups * q.taps() : 0) * sizeof(T);
+std::size_t depthwise_shared_bytes(const ConvProblem& p, Pass pass) {
+  const DepthwiseBlocks<T> blocks(p, pass);
+  const i64 copies = pass != Pass::bwd_weight ? 1 : blocks.parts > 1 ? blocks.parts : 0;
+  return std::size_t(copies * p.c * p.taps()) * sizeof(T);
 }
 
 }  // namespace pyconv::PYCONV_TARGET

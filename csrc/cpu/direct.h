@@ -329,9 +329,10 @@ struct DirectBytes {
 template <class T>
 DirectBytes direct_bytes(const ConvProblem& p, Pass pass) {
   DirectBytes most{};
+  if (depthwise_fits(p))
+    return {depthwise_scratch_bytes<T>(p, pass), depthwise_shared_bytes<T>(p, pass)};
   if (pass == Pass::bwd_weight) {
     const Correlation q = correlation(p, Pass::fwd);
-    if (depthwise_fits(p)) return {depthwise_scratch_bytes<T>(q, pass), depthwise_sums_bytes<T>(q)};
     const DirectWeightBlocks<T> blocks(q);
     const i64 parts = blocks.parts > 1 ? blocks.parts * p.k * p.c_per_group() * p.taps() : 0;
     return {blocks.scratch_bytes(), std::size_t(parts) * sizeof(T)};
@@ -343,13 +344,10 @@ DirectBytes direct_bytes(const ConvProblem& p, Pass pass) {
   const auto include = [&](std::size_t scratch, std::size_t shared) {
     most = {max_of(most.scratch, scratch), max_of(most.shared, shared)};
   };
-  // The weights are packed even where no phase has results.
-  if (depthwise_fits(p)) include(0, std::size_t(p.c * p.taps()) * sizeof(T));
   PhasePairs<T> pairs(p, pass);
   for (i64 phase = 0; phase < phase_count(p, pass); ++phase)
-    pairs.next(correlation(p, pass, phase), [&](const Correlation& q, const DirectBlocks<T>& first,
+    pairs.next(correlation(p, pass, phase), [&](const Correlation&, const DirectBlocks<T>& first,
                                                 const Correlation*, const DirectBlocks<T>* second) {
-      if (depthwise_fits(p)) return include(depthwise_scratch_bytes<T>(q, pass), 0);
       const std::size_t beside =
           second ? second->scratch_bytes() + std::size_t(pair_row(first)) * sizeof(T) : 0;
       include(first.scratch_bytes() + beside,
@@ -374,18 +372,11 @@ std::size_t direct_packed_bytes(const ConvProblem& p, Pass pass) {
 }
 
 template <class T>
-void direct(const ConvProblem& p, Pass pass, const Buffers& b) {
-  if (pass == Pass::bwd_weight) {
-    const Correlation q = correlation(p, Pass::fwd);
-    return depthwise_fits(p) ? depthwise_bwd_weight<T>(p, q, b) : direct_bwd_weight<T>(p, b);
-  }
-  if (channel_lanes_fit<T>(p, pass)) return channel_lanes<T>(p, pass, b);
-  if (depthwise_fits(p)) depthwise_pack<T>(p, b);
+void direct_phases(const ConvProblem& p, Pass pass, const Buffers& b) {
   PhasePairs<T> pairs(p, pass);
   for_each_phase<T>(p, pass, b, [&](const Correlation& phase) {
     pairs.next(phase, [&](const Correlation& q, const DirectBlocks<T>& blocks,
                           const Correlation* other, const DirectBlocks<T>* other_blocks) {
-      if (depthwise_fits(p)) return depthwise_phase<T>(p, pass, q, b);
       const DirectPhase<T> first(p, q, blocks, b, b.shared);
       if (!other) {
         parallel_for(blocks.tasks(q), b.threads, [&](i64 task, int thread) {
@@ -401,6 +392,19 @@ void direct(const ConvProblem& p, Pass pass, const Buffers& b) {
       });
     });
   });
+}
+
+template <class T>
+void direct(const ConvProblem& p, Pass pass, const Buffers& b) {
+  if (pass == Pass::bwd_weight) {
+    const Correlation q = correlation(p, Pass::fwd);
+    return depthwise_fits(p) ? depthwise_bwd_weight<T>(p, q, b) : direct_bwd_weight<T>(p, b);
+  }
+  if (channel_lanes_fit<T>(p, pass)) return channel_lanes<T>(p, pass, b);
+  if (depthwise_fits(p))
+    depthwise<T>(p, pass, b);
+  else
+    direct_phases<T>(p, pass, b);
   if (pass == Pass::bwd_data)
     add_border_gradients(p, static_cast<const T*>(b.a), static_cast<const T*>(b.b),
                          static_cast<T*>(b.out), b.threads);
