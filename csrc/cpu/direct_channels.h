@@ -117,24 +117,6 @@ PYCONV_INLINE bool channel_lanes_fit(const ConvProblem& p, Pass pass) {
   return ChannelBlocks<T>(p, pass).band_elements <= most;
 }
 
-// body(phase, its first tap among all phases')
-template <class Body>
-PYCONV_INLINE void channel_phases(const ConvProblem& p, Pass pass, Body&& body) {
-  i64 taps = 0;
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
-    const Correlation q = correlation(p, pass, phase);
-    body(q, taps);
-    taps += q.taps();
-  }
-}
-
-template <class Body>
-PYCONV_INLINE void phase_taps(const Correlation& q, Body&& body) {
-  for (i64 jd = 0; jd < q.axis[0].taps; ++jd)
-    for (i64 jh = 0; jh < q.axis[1].taps; ++jh)
-      for (i64 jw = 0; jw < q.axis[2].taps; ++jw) body(jd, jh, jw);
-}
-
 // Weights as [group][two vectors of k][phase][c][tap][k].
 template <class T>
 void channel_lanes_pack(const ConvProblem& p, Pass pass, const void* weights, void* packed,
@@ -145,7 +127,7 @@ void channel_lanes_pack(const ConvProblem& p, Pass pass, const void* weights, vo
   struct {
     i64 first, apart;  // vectors, of channel 0 and from channel to channel
   } places[most_channel_taps];
-  channel_phases(p, pass, [&](const Correlation& q, i64 before) {
+  each_tapped_phase(p, pass, [&](const Correlation& q, i64 before) {
     i64 tap = 0;
     phase_taps(q, [&](i64 jd, i64 jh, i64 jw) {
       places[q.weight_tap(jd, jh, jw)] = {before * channels + tap++, q.taps()};
@@ -180,7 +162,7 @@ void channel_lanes_pack(const ConvProblem& p, Pass pass, const void* weights, vo
 template <class T>
 void list_phase_taps(const ConvProblem& p, Pass pass, const ChannelBlocks<T>& blocks, i64* to) {
   const BandAxis &D = blocks.band.axis[0], &H = blocks.band.axis[1], &W = blocks.band.axis[2];
-  channel_phases(p, pass, [&](const Correlation& q, i64) {
+  each_tapped_phase(p, pass, [&](const Correlation& q, i64) {
     const auto position = [&](int a, i64 j) PYCONV_ALWAYS {
       return pass == Pass::bwd_data ? q.axis[a].source(0, j) - blocks.whole.axis[a].first : j;
     };
@@ -292,7 +274,7 @@ struct ChannelTask {
     fill_band(whole, blocks.band, source(to), channels, to.at, to.results, band);
 
     const T* weights = static_cast<const T*>(b.packed) + to.group * blocks.group_weights(p);
-    channel_phases(p, pass, [&](const Correlation& q, i64 before) PYCONV_ALWAYS {
+    each_tapped_phase(p, pass, [&](const Correlation& q, i64 before) PYCONV_ALWAYS {
       const i64 columns = min_of(to.results[2], q.axis[2].count - to.at[2]);
       if (to.at[0] >= q.axis[0].count || columns <= 0) return;
       const Epilogue<T> end = epilogue<T>(p, q, b, to.group);

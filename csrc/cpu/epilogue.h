@@ -108,4 +108,22 @@ PYCONV_INLINE void for_each_phase(const ConvProblem& p, Pass pass, const Buffers
   }
 }
 
+// body(phase, its first tap among all phases')
+template <class Body>
+PYCONV_INLINE void each_tapped_phase(const ConvProblem& p, Pass pass, Body&& body) {
+  i64 taps = 0;
+  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
+    const Correlation q = correlation(p, pass, phase);
+    body(q, taps);
+    taps += q.taps();
+  }
+}
+
+template <class Body>
+PYCONV_INLINE void phase_taps(const Correlation& q, Body&& body) {
+  for (i64 jd = 0; jd < q.axis[0].taps; ++jd)
+    for (i64 jh = 0; jh < q.axis[1].taps; ++jh)
+      for (i64 jw = 0; jw < q.axis[2].taps; ++jw) body(jd, jh, jw);
+}
+
 }  // namespace pyconv::PYCONV_TARGET

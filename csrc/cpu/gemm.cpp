@@ -8,7 +8,7 @@ namespace {
 template <class T>
 constexpr ConvKernel kernel{
     nullptr, gemm_packed_bytes<T>, gemm_pack<T>, gemm_scratch_bytes<T>, gemm_shared_bytes<T>,
-    gemm<T>};
+    gemm<T>, gemm_packs<T>};
 
 }  // namespace
 

@@ -14,11 +14,9 @@
 // the table is that of Dukhan, "The indirect convolution algorithm", 2019.
 #pragma once
 #include "border.h"
-#include "epilogue.h"
-#include "gemm_tile.h"
+#include "gemm_pack.h"
 #include "im2col.h"
 #include "reduce.h"
-#include "transpose.h"
 
 namespace pyconv::PYCONV_TARGET {
 
@@ -33,20 +31,6 @@ constexpr i64 most_channels = 512;  // of a task
 PYCONV_INLINE bool reads_in_place(const Correlation& q) {
   return q.layout == Layout::nhwc && q.source_channels >= 16 && q.source_channels <= 1 << 16 &&
          q.taps() <= 1024;
-}
-
-// A side of `size`, its full vectors spread evenly over as few panels as there can be.
-template <class T>
-PYCONV_INLINE Side even_side(i64 size) {
-  const i64 panels = max_of<i64>(1, ceil_div(size, tile_columns<T>));
-  return {size, max_of<i64>(lanes<T>, round_up(ceil_div(size, panels), lanes<T>)), lanes<T>};
-}
-
-// The result channels of a group, as its weights are packed.
-template <class T>
-PYCONV_INLINE Side channel_side(const Correlation& q) {
-  return q.layout == Layout::nhwc ? even_side<T>(q.result_channels)
-                                  : row_side<T>(q.result_channels);
 }
 
 // How a phase is cut into tasks, and the depth into blocks.
@@ -93,95 +77,6 @@ struct GemmBlocks {
   }
 };
 
-template <class T>
-i64 packed_group_elements(const Correlation& q) {
-  return channel_side<T>(q).total() * q.depth();
-}
-
-// The border's gradients read w as it is: a copy of it then ends the packed weights.
-PYCONV_INLINE i64 copied_weights(const ConvProblem& p, Pass pass) {
-  const bool copied = pass == Pass::bwd_data && p.border != Border::zeros;
-  return copied ? p.k * p.c_per_group() * p.taps() : 0;
-}
-
-template <class T>
-std::size_t gemm_packed_bytes(const ConvProblem& p, Pass pass) {
-  if (pass == Pass::bwd_weight) return 0;
-  i64 elements = copied_weights(p, pass);
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase)
-    elements += p.groups * packed_group_elements<T>(correlation(p, pass, phase));
-  return std::size_t(elements) * sizeof(T);
-}
-
-// Rows of w become columns faster by squares, all taps together and source channels as they lie;
-// not where lanes are neighbours in w already, nor in panels of 8 rows. (One Sapphire Rapids core,
-// 512 to 512 channels of 3x3 on one image of 7x7, NHWC: 3.16 ms, now 2.50; input gradient 3.21 and
-// 2.95. In NCHW the input gradient took 9.4 ms instead of 6.7.)
-constexpr i64 turned_rows = 64;
-PYCONV_INLINE bool turns_rows(const Correlation& q, i64 all) {
-  return all <= turned_rows && q.weight_result > 1 && (all == 1 || q.layout == Layout::nhwc);
-}
-
-// One panel: `valid` results of the `stored`; `all` taps a channel in w.
-template <class T>
-void pack_turned(const Correlation& q, i64 all, const T* w, i64 valid, i64 stored, T* out) {
-  i64 tap_of[turned_rows];
-  for (i64 raw = 0; raw < all; ++raw) tap_of[raw] = -1;
-  const AxisMap &H = q.axis[1], &W = q.axis[2];
-  for (i64 tap = 0; tap < q.taps(); ++tap)
-    tap_of[q.weight_tap(tap / W.taps / H.taps, tap / W.taps % H.taps, tap % W.taps)] = tap;
-  const i64 channels = q.source_channels;
-  const i64 together = q.weight_source == all ? turned_rows / all : 1;
-  T turned[turned_rows * tile_columns<T>];
-  for (i64 c0 = 0; c0 < channels; c0 += together) {
-    const i64 some = min_of(together, channels - c0);
-    T* to = all == 1 ? out + c0 * stored : turned;
-    for (i64 r = 0; r < stored; r += lanes<T>)
-      transpose_rows(w + c0 * q.weight_source + min_of(r, valid - 1) * q.weight_result,
-                     q.weight_result, int(max_of<i64>(0, min_of<i64>(lanes<T>, valid - r))),
-                     some * all, to + r, stored, int(min_of<i64>(lanes<T>, stored - r)));
-    for (i64 c = 0; c < some && all > 1; ++c)
-      for (i64 raw = 0; raw < all; ++raw) {
-        const i64 tap = tap_of[raw];
-        if (tap < 0) continue;
-        __builtin_memcpy(out + (tap * channels + c0 + c) * stored,
-                         turned + (c * all + raw) * stored, std::size_t(stored) * sizeof(T));
-      }
-  }
-}
-
-// Weights as panels [panel][depth][width], every group of every phase after the other.
-template <class T>
-void gemm_pack(const ConvProblem& p, Pass pass, const void* weights, void* packed, int threads) {
-  const T* w = static_cast<const T*>(weights);
-  T* to = static_cast<T*>(packed);
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
-    const Correlation q = correlation(p, pass, phase);
-    const bool channels_last = p.layout == Layout::nhwc;
-    const Side side = channel_side<T>(q);
-    const i64 depth = q.depth(), taps = q.taps(), group_elements = packed_group_elements<T>(q);
-    parallel_for(q.groups * side.panels(), threads, [&](i64 task, int) {
-      const i64 group = task / side.panels(), panel = task % side.panels();
-      const i64 valid = side.valid(panel), stored = side.stored(panel);
-      const T* from = w + group * q.weight_group + panel * side.width * q.weight_result;
-      T* out = to + group * group_elements + panel * side.width * depth;
-      if (turns_rows(q, p.taps())) return pack_turned(q, p.taps(), from, valid, stored, out);
-      for (i64 tap = 0; tap < taps; ++tap) {
-        const i64 jw = tap % q.axis[2].taps, rest = tap / q.axis[2].taps;
-        const T* at = from + q.weight_tap(rest / q.axis[1].taps, rest % q.axis[1].taps, jw);
-        for (i64 c = 0; c < q.source_channels; ++c) {
-          const i64 k = channels_last ? tap * q.source_channels + c : c * taps + tap;
-          T* row = out + k * stored;
-          for (i64 i = 0; i < valid; ++i) row[i] = at[c * q.weight_source + i * q.weight_result];
-          for (i64 i = valid; i < stored; ++i) row[i] = T(0);
-        }
-      }
-    });
-    to += q.groups * group_elements;
-  }
-  __builtin_memcpy(to, w, std::size_t(copied_weights(p, pass)) * sizeof(T));
-}
-
 // Where a panel of pixels goes: its first result, and how far apart the others are if all are
 // evenly spaced (0 if not).
 struct Place {
@@ -206,7 +101,9 @@ struct GemmTask {
   Side pixels, channels;
   i64 pixel0, channel0;
   const T *source, *end;  // the group's first channel; the end of all images
-  const T* weights;       // of the task's first channel
+  const T* weights;       // of the task's first channel, all phases
+  i64 depth;              // of these
+  i64 before;             // of earlier phases
   T *columns, *sums;
   Place places[most_pixels / 4 + 1];  // a panel has at least 4 pixels
 
@@ -248,20 +145,23 @@ struct GemmTask {
     }
   }
 
+  PYCONV_INLINE const T* weights_at(i64 channel, i64 stored, i64 k) const {
+    return weights + channel * depth + (before + k) * stored;
+  }
+
   // All tiles for the block of the depth that begins at k0; returns where it ends.
   i64 multiply_from(i64 k0, const Epilogue<T>& ending) {
-    const i64 depth = q.depth(), c0 = k0 % q.source_channels;
-    const i64 steps = min_of(blocks.steps, blocks.in_place ? q.source_channels - c0 : depth - k0);
-    const i64 segments = min_of(blocks.segments, (depth - k0) / steps), k1 = k0 + steps * segments;
-    const bool last = k1 == depth;
+    const i64 left = q.depth() - k0, c0 = k0 % q.source_channels;
+    const i64 steps = min_of(blocks.steps, blocks.in_place ? q.source_channels - c0 : left);
+    const i64 segments = min_of(blocks.segments, left / steps), k1 = k0 + steps * segments;
+    const bool last = k1 == q.depth();
     if (!blocks.in_place)
       gather_columns<T>(q, {source, end, k0, k1, pixel0, pixels.size, columns, blocks.pitch});
     for (i64 j = 0; j < vectors().panels(); ++j) {
       const i64 stored = vectors().stored(j);
-      const Right<T> right =
-          blocks.channels_last
-              ? Right<T>{weights + j * channels.width * depth + k0 * stored, stored}
-              : Right<T>{columns + j * pixels.width, blocks.pitch};
+      const Right<T> right = blocks.channels_last
+                                 ? Right<T>{weights_at(j * channels.width, stored, k0), stored}
+                                 : Right<T>{columns + j * pixels.width, blocks.pitch};
       for (i64 i = 0; i < rows().panels(); ++i) {
         const T* from[tile_rows];
         Left<T> left{from, 0, segments, 0, 1};
@@ -273,7 +173,7 @@ struct GemmTask {
           for (i64 r = 0; r < tile_rows; ++r)
             from[r] = columns + (i * tile_rows + min_of(r, count - 1)) * blocks.pitch;
         } else {
-          const T* panel = weights + i * tile_rows * depth + k0 * count;
+          const T* panel = weights_at(i * tile_rows, count, k0);
           for (i64 r = 0; r < tile_rows; ++r) from[r] = panel + min_of(r, count - 1);
           left.step = count;
         }
@@ -330,36 +230,108 @@ struct GemmTask {
 
 // One phase of a forward pass or an input gradient.
 template <class T>
-void gemm_phase(const ConvProblem& p, const Correlation& phase, const T* packed, const Buffers& b) {
-  const Correlation q = without_rows(phase);
-  const GemmBlocks<T> blocks(q);
-  const i64 depth = q.depth(), group_elements = packed_group_elements<T>(q);
-  const T* source = static_cast<const T*>(b.a);
-  parallel_for(
-      q.groups * blocks.pixel_blocks * blocks.channel_blocks, b.threads, [&](i64 task, int thread) {
-        const i64 channel0 = task % blocks.channel_blocks * blocks.channels.size;
-        const i64 pixel0 = task / blocks.channel_blocks % blocks.pixel_blocks * blocks.pixels.size;
-        const i64 group = task / blocks.channel_blocks / blocks.pixel_blocks;
-        char* scratch = b.scratch + thread * b.scratch_bytes;
-        GemmTask<T> t{q,
-                      blocks,
-                      blocks.pixels,
-                      blocks.channels,
-                      pixel0,
-                      channel0,
-                      source + group * q.source_channels * q.source.c,
-                      source + q.n * q.source.n,
-                      packed + group * group_elements + channel0 * depth,
-                      reinterpret_cast<T*>(scratch),
-                      reinterpret_cast<T*>(scratch + blocks.column_bytes(q)),
-                      {}};
-        t.pixels.size = min_of(t.pixels.size, q.pixels() - pixel0);
-        t.channels.size = min_of(t.channels.size, q.result_channels - channel0);
-        t.find_places();
-        if (blocks.in_place) t.fill_table();
-        const Epilogue<T> ending = epilogue<T>(p, q, b, group);
-        for (i64 k0 = 0; k0 < depth;) k0 = t.multiply_from(k0, ending);
-      });
+struct GemmPhase {
+  const ConvProblem& p;
+  const Buffers& b;
+  Correlation q;
+  GemmBlocks<T> blocks;
+  i64 before;  // depth of earlier phases
+
+  GemmPhase(const ConvProblem& problem, const Correlation& phase, i64 taps_before,
+            const Buffers& buffers)
+      : p(problem),
+        b(buffers),
+        q(without_rows(phase)),
+        blocks(q),
+        before(taps_before * q.source_channels) {}
+
+  i64 scratch_elements() const {
+    return blocks.column_bytes(q) / i64(sizeof(T)) +
+           sums_elements<T>(blocks.rows(), blocks.vectors());
+  }
+
+  // The block of pixels from `pixel0` on, by up to `channels` result channels from channel0 on.
+  void run(i64 group, i64 pixel0, i64 channel0, i64 channels, const T* weights, T* scratch) const {
+    const T* source = static_cast<const T*>(b.a);
+    GemmTask<T> t{q,
+                  blocks,
+                  blocks.pixels,
+                  blocks.channels,
+                  pixel0,
+                  channel0,
+                  source + group * q.source_channels * q.source.c,
+                  source + q.n * q.source.n,
+                  weights,
+                  q.source_channels * p.taps(),
+                  before,
+                  scratch,
+                  scratch + blocks.column_bytes(q) / i64(sizeof(T)),
+                  {}};
+    t.pixels.size = min_of(t.pixels.size, q.pixels() - pixel0);
+    t.channels.size = min_of(channels, q.result_channels - channel0);
+    t.find_places();
+    if (blocks.in_place) t.fill_table();
+    const Epilogue<T> ending = epilogue<T>(p, q, b, group);
+    for (i64 k0 = 0; k0 < q.depth();) k0 = t.multiply_from(k0, ending);
+  }
+};
+
+template <class T>
+PYCONV_INLINE T* gemm_scratch(const Buffers& b, int thread) {
+  return reinterpret_cast<T*>(b.scratch + thread * b.scratch_bytes);
+}
+
+// All phases, with packed weights.
+template <class T>
+void gemm_by_phase(const ConvProblem& p, Pass pass, const Buffers& b) {
+  const PackedWeights<T> weights(p, correlation(p, pass));
+  each_tapped_phase(p, pass, [&](const Correlation& q, i64 taps_before) {
+    const GemmPhase<T> phase(p, q, taps_before, b);
+    const GemmBlocks<T>& blocks = phase.blocks;
+    parallel_for(q.groups * blocks.pixel_blocks * blocks.channel_blocks, b.threads,
+                 [&](i64 task, int thread) {
+                   const i64 channel0 = task % blocks.channel_blocks * blocks.channels.size;
+                   const i64 block = task / blocks.channel_blocks;
+                   const i64 group = block / blocks.pixel_blocks;
+                   phase.run(group, block % blocks.pixel_blocks * blocks.pixels.size, channel0,
+                             blocks.channels.size,
+                             static_cast<const T*>(b.packed) + weights.at(group, channel0),
+                             gemm_scratch<T>(b, thread));
+                 });
+  });
+}
+
+// So few pixels that what weights cost is their way from memory: a task packs a panel of them in
+// its scratch and uses it for all phases.
+template <class T>
+void gemm_by_panel(const ConvProblem& p, Pass pass, const Buffers& b) {
+  const PackedWeights<T> weights(p, correlation(p, pass));
+  const i64 panels = weights.side.panels(), width = weights.side.width;
+  parallel_for(p.groups * panels, b.threads, [&](i64 task, int thread) {
+    const i64 group = task / panels, channel = task % panels * width;
+    T* panel = gemm_scratch<T>(b, thread);
+    pack_panel(p, pass, static_cast<const T*>(b.b), group, channel, panel);
+    each_tapped_phase(p, pass, [&](const Correlation& q, i64 taps_before) {
+      const GemmPhase<T> phase(p, q, taps_before, b);
+      for (i64 pixel = 0; pixel < phase.q.pixels(); pixel += phase.blocks.pixels.size)
+        phase.run(group, pixel, channel, width, panel, panel + width * weights.depth);
+    });
+  });
+}
+
+// Whether a plain call packs its weights by panels, as they are used.
+template <class T>
+PYCONV_INLINE bool packs_by_panel(const ConvProblem& p, Pass pass) {
+  if (pass == Pass::bwd_weight || p.layout == Layout::nchw) return false;
+  const Correlation q = correlation(p, pass);
+  const PackedWeights<T> weights(p, q);
+  return reads_in_place(q) && q.pixels() <= 2 * most_pixels &&
+         weights.side.width * weights.depth * i64(sizeof(T)) <= 1 << 20;
+}
+
+template <class T>
+bool gemm_packs(const ConvProblem& p, Pass pass) {
+  return !packs_by_panel<T>(p, pass);
 }
 
 }  // namespace pyconv::PYCONV_TARGET

@@ -188,26 +188,25 @@ WeightBytes gemm_weight_bytes(const ConvProblem& p) {
 template <class T>
 std::size_t gemm_scratch_bytes(const ConvProblem& p, Pass pass) {
   if (pass == Pass::bwd_weight) return gemm_weight_bytes<T>(p).scratch;
+  const PackedWeights<T> weights(p, correlation(p, pass));
   i64 most = 0;
-  for (i64 phase = 0; phase < phase_count(p, pass); ++phase) {
-    const Correlation q = without_rows(correlation(p, pass, phase));
-    const GemmBlocks<T> blocks(q);
-    const i64 sums = sums_elements<T>(blocks.rows(), blocks.vectors()) * i64(sizeof(T));
-    most = max_of(most, blocks.column_bytes(q) + sums);
-  }
-  return std::size_t(most);
+  each_tapped_phase(p, pass, [&](const Correlation& q, i64 taps_before) {
+    most = max_of(most, GemmPhase<T>(p, q, taps_before, {}).scratch_elements());
+  });
+  if (packs_by_panel<T>(p, pass)) most += weights.side.width * weights.depth;
+  return std::size_t(most) * sizeof(T);
 }
 
 template <class T>
 void gemm(const ConvProblem& p, Pass pass, const Buffers& b) {
   if (pass == Pass::bwd_weight) return gemm_bwd_weight<T>(p, b);
+  finish_untapped<T>(p, pass, b);
   const T* packed = static_cast<const T*>(b.packed);
-  for_each_phase<T>(p, pass, b, [&](const Correlation& q) {
-    gemm_phase(p, q, packed, b);
-    packed += q.groups * packed_group_elements<T>(q);
-  });
+  packed ? gemm_by_phase<T>(p, pass, b) : gemm_by_panel<T>(p, pass, b);
   if (pass == Pass::bwd_data)
-    add_border_gradients(p, static_cast<const T*>(b.a), packed, static_cast<T*>(b.out), b.threads);
+    add_border_gradients(p, static_cast<const T*>(b.a),
+                         packed ? packed + packed_elements<T>(p, pass) : static_cast<const T*>(b.b),
+                         static_cast<T*>(b.out), b.threads);
 }
 
 template <class T>
