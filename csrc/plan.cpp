@@ -56,6 +56,18 @@ const Rule rules[] = {
        return p.c_per_group() == 1 && p.k_per_group() <= 4;
      },
      "depthwise: a GEMM would have at most 4 rows and no channels to sum"},
+    {Algorithm::winograd,
+     [](const ConvProblem& p, Pass pass, const Desc& d) {
+       // Two Sapphire Rapids cores, eight images, GFLOP/s of this, the best other: 3x3, 8 channels
+       // a group at 28x28 176 and 118, 16 at 14x14 265 and 188, 32 at 7x7 313 and 191, 64 at 28x28
+       // 654 and 456, one group of 64 at 56x56 757 and 441; 5x5, 16 at 28x28 338 and 259. One image
+       // of 16 a group at 14x14: 124 and 145.
+       const i64 c = p.c_per_group(), pixels = p.n * p.out_pixels();
+       return pass != Pass::bwd_weight && p.layout == Layout::nhwc && p.c == p.k && p.c % 16 == 0 &&
+              c >= 4 && c <= 64 && (c & (c - 1)) == 0 && p.filter[0] == 1 &&
+              p.precision != Precision::strict && (d.batch_invariant || pixels * c >= 8192);
+     },
+     "a few channels in NHWC: Winograd with lanes along the channels"},
     {Algorithm::direct,
      [](const ConvProblem& p, Pass pass, const Desc&) {
        // Two Sapphire Rapids cores, GFLOP/s of direct, Winograd and GEMM. 3x3: 16 channels a group

@@ -161,6 +161,13 @@ EDGE = [
     Case("depthwise-wide-circular", (1, 17, 6, 50), (17, 1, 4, 3), 1, (2, 1), 1, 17, "circular"),
     Case("groups-small-images", (9, 12, 7, 7), (24, 4, 3, 3), padding=1, groups=3),
     Case("groups-of-8", (2, 32, 6, 19), (32, 8, 3, 3), padding=1, groups=4),
+    # Bundles of groups that fill a vector of channels, and groups of several vectors.
+    Case("groups-of-4", (2, 32, 7, 9), (32, 4, 3, 3), padding=(0, 1), groups=8),
+    Case("groups-of-8-tiles", (3, 16, 29, 33), (16, 8, 3, 3), padding=1, groups=2),
+    Case("groups-of-16", (2, 48, 5, 13), (48, 16, 3, 3), padding=(2, 0), groups=3),
+    Case("groups-of-32", (1, 64, 6, 5), (64, 32, 5, 5), 1, 2, 1, 2, "reflect", flip=True),
+    Case("groups-of-64", (1, 128, 6, 7), (128, 64, 3, 3), padding=1, groups=2),
+    Case("tiles-of-16", (1, 16, 9, 70), (16, 16, 3, 3), padding=1),
     Case("stride-2-wide", (1, 4, 9, 70), (9, 4, 3, 5), 2, (1, 2)),
     Case("stride-2-reflect", (1, 6, 9, 37), (8, 6, 3, 3), 2, 1, padding_mode="reflect"),
     Case("empty-batch", (0, 3, 5, 6), (4, 3, 3, 3), padding=1),

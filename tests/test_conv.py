@@ -111,11 +111,18 @@ def test_fused_ending(activation, with_residual, algorithm, target):
         assert (abs(y - reference.activation(total, activation)) <= bound).all()
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        cases.Case("smear", (2, 17, 19, 20), (18, 17, 3, 3), padding=1),
+        cases.Case("smear-groups", (2, 32, 9, 10), (32, 8, 3, 3), padding=1, groups=4),
+    ],
+    ids=cases.case_id,
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_non_finite_pixel_reaches_its_receptive_field_only(bad, algorithm, layout, target):
-    case = cases.Case("smear", (2, 17, 19, 20), (18, 17, 3, 3), padding=1)
+def test_non_finite_pixel_reaches_its_receptive_field_only(bad, algorithm, layout, case, target):
     x, w, b, want, scale, products = problem(case, contract.random)
     x = x.copy()
     x[1, 4, 5, 6] = bad
@@ -123,7 +130,7 @@ def test_non_finite_pixel_reaches_its_receptive_field_only(bad, algorithm, layou
     if y is None:
         return
     field = np.zeros(y.shape, bool)
-    field[1, :, 4:7, 5:8] = True
+    field[1, : case.w[0] // case.groups, 4:7, 5:8] = True  # of the group of channel 4
     assert not np.isfinite(y[field]).any()
     outside = (a[~field] for a in (y, want, scale))
     contract.assert_accurate(*outside, products, algorithm=algorithm)

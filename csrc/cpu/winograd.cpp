@@ -2,6 +2,7 @@
 #include "winograd.h"
 
 #include "tables.h"
+#include "winograd_channels.h"
 #include "winograd_weight.h"
 
 namespace pyconv::PYCONV_TARGET {
@@ -76,10 +77,6 @@ struct WinogradTiling {
   }
 
   static const char* refuse(const ConvProblem& p, Pass pass) {
-    for (int a = 1; a < 3; ++a) {
-      if (p.filter[a] != R) return "the filter is neither 3x3 nor 5x5";
-      if (p.stride[a] != 1 || p.dilation[a] != 1) return "stride and dilation must be 1";
-    }
     if (scratch_bytes(p, pass) + shared_bytes(p, pass) > 16 << 20)
       return "it would need over 16 MB a thread";
     return nullptr;
@@ -99,32 +96,92 @@ struct WinogradTiling {
   }
 };
 
-// The kernel as a table sees it: the filter decides between the two tilings.
-struct Winograd {
-  template <class Body>
-  static PYCONV_INLINE auto tiling(const ConvProblem& p, Body&& body) {
-    return p.filter[2] == 5 ? body(WinogradTiling<5>{}) : body(WinogradTiling<3>{});
-  }
-  static const char* refuse(const ConvProblem& p, Pass pass) {
-    return tiling(p, [&](auto t) { return t.refuse(p, pass); });
-  }
-  static std::size_t packed_bytes(const ConvProblem& p, Pass pass) {
-    return tiling(p, [&](auto t) { return t.packed_bytes(p, pass); });
-  }
+// The same of few channels a group in NHWC.
+template <int R>
+struct ChannelTiling {
+  static const char* refuse(const ConvProblem&, Pass) { return nullptr; }
   static bool packs(const ConvProblem& p, Pass pass) {
-    return tiling(p, [&](auto t) { return t.packs(p, pass); });
-  }
-  static void pack(const ConvProblem& p, Pass pass, const void* w, void* packed, int threads) {
-    tiling(p, [&](auto t) { t.pack(p, pass, w, packed, threads); });
-  }
-  static std::size_t scratch_bytes(const ConvProblem& p, Pass pass) {
-    return tiling(p, [&](auto t) { return t.scratch_bytes(p, pass); });
+    return WinogradChannels<R>::packs(correlation(p, pass));
   }
   static std::size_t shared_bytes(const ConvProblem& p, Pass pass) {
-    return tiling(p, [&](auto t) { return t.shared_bytes(p, pass); });
+    return std::size_t(WinogradChannels<R>::place_elements(correlation(p, pass))) * sizeof(i64);
+  }
+  static std::size_t scratch_bytes(const ConvProblem& p, Pass pass) {
+    const i64 elements = WinogradChannels<R>::scratch_elements(correlation(p, pass));
+    return std::size_t(elements) * sizeof(float);
+  }
+
+  // U, then a copy of w for sum_directly.
+  static i64 u_elements(const ConvProblem& p, Pass pass) {
+    const WinogradBundle bundle(correlation(p, pass));
+    return bundle.count * bundle.u_elements();
+  }
+  static std::size_t packed_bytes(const ConvProblem& p, Pass pass) {
+    const i64 copied = p.k * p.c_per_group() * p.taps();
+    return std::size_t(u_elements(p, pass) + copied) * sizeof(float);
+  }
+  static void pack(const ConvProblem& p, Pass pass, const void* weights, void* packed,
+                   int threads) {
+    const Correlation q = correlation(p, pass);
+    const WinogradBundle bundle(q);
+    const float* w = static_cast<const float*>(weights);
+    float* u = static_cast<float*>(packed);
+    constexpr i64 some = 16;  // channels
+    const i64 parts = ceil_div(bundle.channels, some);
+    parallel_for(bundle.count * parts, threads, [&](i64 task, int) {
+      const i64 index = task / parts, c = task % parts * some;
+      pack_bundle<R>(q, bundle, index, c, min_of(bundle.channels, c + some), w,
+                     u + index * bundle.u_elements());
+    });
+    __builtin_memcpy(u + bundle.count * bundle.u_elements(), w,
+                     std::size_t(p.k * p.c_per_group() * p.taps()) * sizeof(float));
+  }
+
+  static void run(const ConvProblem& p, Pass pass, const Buffers& b) {
+    const float* u = static_cast<const float*>(b.packed);
+    const float* w = u ? u + u_elements(p, pass) : static_cast<const float*>(b.b);
+    for_each_phase<float>(p, pass, b,
+                          [&](const Correlation& q) { WinogradChannels<R>(p, q, u, w, b).run(); });
+    if (pass == Pass::bwd_data)
+      add_border_gradients(p, static_cast<const float*>(b.a), w, static_cast<float*>(b.out),
+                           b.threads);
+  }
+};
+
+// The kernel as a table sees it: filter, layout and channels decide between the tilings.
+struct Winograd {
+  template <class Body>
+  static PYCONV_INLINE auto tiling(const ConvProblem& p, Pass pass, Body&& body) {
+    const bool five = p.filter[2] == 5;
+    if (winograd_channels_fit(p, pass))
+      return five ? body(ChannelTiling<5>{}) : body(ChannelTiling<3>{});
+    return five ? body(WinogradTiling<5>{}) : body(WinogradTiling<3>{});
+  }
+  static const char* refuse(const ConvProblem& p, Pass pass) {
+    for (int a = 1; a < 3; ++a) {
+      if ((p.filter[a] != 3 && p.filter[a] != 5) || p.filter[a] != p.filter[2])
+        return "the filter is neither 3x3 nor 5x5";
+      if (p.stride[a] != 1 || p.dilation[a] != 1) return "stride and dilation must be 1";
+    }
+    return tiling(p, pass, [&](auto t) { return t.refuse(p, pass); });
+  }
+  static std::size_t packed_bytes(const ConvProblem& p, Pass pass) {
+    return tiling(p, pass, [&](auto t) { return t.packed_bytes(p, pass); });
+  }
+  static bool packs(const ConvProblem& p, Pass pass) {
+    return tiling(p, pass, [&](auto t) { return t.packs(p, pass); });
+  }
+  static void pack(const ConvProblem& p, Pass pass, const void* w, void* packed, int threads) {
+    tiling(p, pass, [&](auto t) { t.pack(p, pass, w, packed, threads); });
+  }
+  static std::size_t scratch_bytes(const ConvProblem& p, Pass pass) {
+    return tiling(p, pass, [&](auto t) { return t.scratch_bytes(p, pass); });
+  }
+  static std::size_t shared_bytes(const ConvProblem& p, Pass pass) {
+    return tiling(p, pass, [&](auto t) { return t.shared_bytes(p, pass); });
   }
   static void run(const ConvProblem& p, Pass pass, const Buffers& b) {
-    tiling(p, [&](auto t) { t.run(p, pass, b); });
+    tiling(p, pass, [&](auto t) { t.run(p, pass, b); });
   }
 };
 
