@@ -44,6 +44,10 @@ struct WinogradBlocks {
       block = max_of(winograd_tiles, fit / winograd_tiles * winograd_tiles);
       block = min_of(block, max_of<i64>(1, ceil_div(tiles, winograd_tiles)) * winograd_tiles);
       part = min_of(block, winograd_sums_tiles);
+      // Enough tasks for several threads: 96 to 32 channels, one image of 28x28, were one task.
+      const i64 row_blocks = ceil_div(q.result_channels, winograd_rows);
+      while (part > winograd_tiles && row_blocks * ceil_div(min_of(block, tiles), part) < 2)
+        part = round_up(part / 2, winograd_tiles);
     }
     unpacked = shared && tiles <= part;
   }
