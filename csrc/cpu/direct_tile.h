@@ -80,8 +80,6 @@ PYCONV_INLINE Ahead<T> ahead_of(const Correlation& q, const T* image, i64 planes
   return {image, q.source_channels, pixel, (size[1] - 1) * width + size[2], tiles};
 }
 
-// 24 sums hide the latency of the FMA and leave room for the operands in 32 registers, 12 in 16.
-constexpr int tile_sums = vector_registers == 32 ? 24 : 12;
 constexpr int direct_rows = vector_registers == 32 ? 8 : 6;
 constexpr int direct_vectors(int rows) {
   return tile_sums / rows < 8 ? tile_sums / rows : 8;

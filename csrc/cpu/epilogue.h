@@ -79,21 +79,45 @@ PYCONV_INLINE Epilogue<T> epilogue(const ConvProblem& p, const Correlation& q, c
           static_cast<T*>(b.out) + channel * q.result.c, p.activation};
 }
 
-// Results that no tap reaches get the epilogue of an empty sum.
+// Whether a phase has results at a position of an axis.
+PYCONV_INLINE bool tapped(const ConvProblem& p, int a, i64 position) {
+  for (i64 t0 = 0; t0 < phase_count(p, Pass::bwd_data, a); ++t0) {
+    const AxisMap m = backward_axis(p, a, t0);
+    if ((position - m.result_first) % m.result_step == 0) return true;
+  }
+  return false;
+}
+
+// Results that no tap reaches get the epilogue of an empty sum. In NCHW, where they lie between
+// others, whole rows do.
 template <class T>
 void finish_untapped(const ConvProblem& p, Pass pass, const Buffers& b) {
   if (!has_untapped_results(p, pass)) return;
   const Correlation q = correlation(p, Pass::bwd_data);
+  const bool channels_last = p.layout == Layout::nhwc;
   const i64 rows = p.in[0] * p.in[1];
   parallel_for(p.n * rows, b.threads, [&](i64 task, int) {
     const T nothing[lanes<T>] = {};
-    const i64 at = task / rows * q.result.n + task % rows * q.result.axis[1];
+    const i64 row = task % rows, at = task / rows * q.result.n + row * q.result.axis[1];
+    const bool crossed = tapped(p, 0, row / p.in[1]) && tapped(p, 1, row % p.in[1]);
+    if (channels_last) {
+      for (i64 w = 0; w < p.in[2]; ++w) {
+        if (crossed && tapped(p, 2, w)) continue;
+        for (i64 group = 0; group < q.groups; ++group) {
+          const Epilogue<T> end = epilogue<T>(p, q, b, group);
+          for (i64 c = 0; c < q.result_channels; c += lanes<T>)
+            end.store_channels(nothing, c, at + w * q.result.axis[2] + c,
+                               min_of<i64>(lanes<T>, q.result_channels - c));
+        }
+      }
+      return;
+    }
     for (i64 c = 0; c < p.c; ++c) {
       const Epilogue<T> end = epilogue<T>(p, q, b, c / q.result_channels);
       const i64 channel = c % q.result_channels;
       for (i64 w = 0; w < p.in[2]; w += lanes<T>)
-        end.store_pixels(nothing, channel, at + channel * q.result.c + w * q.result.axis[2],
-                         q.result.axis[2], min_of<i64>(lanes<T>, p.in[2] - w));
+        end.store_pixels(nothing, channel, at + channel * q.result.c + w, 1,
+                         min_of<i64>(lanes<T>, p.in[2] - w));
     }
   });
 }

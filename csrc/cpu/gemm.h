@@ -24,8 +24,12 @@ namespace pyconv::PYCONV_TARGET {
 constexpr i64 panel_bytes = 30 * 1024;
 template <class T>
 constexpr i64 depth_block = panel_bytes / (tile_columns<T> * i64(sizeof(T))) / 16 * 16;
-constexpr i64 most_pixels = 192;    // of a task
-constexpr i64 most_channels = 512;  // of a task
+// Of a task; half of it where there are few: weights are fetched once for all of them.
+constexpr i64 most_pixels = 384;
+constexpr i64 most_channels = 512;
+// Weights of so many elements stay in an L1 cache: then the tiles of a panel of pixels follow each
+// other, and what lies together is read and written together.
+constexpr i64 row_weights = 6 * 1024;
 
 // Few channels a tap make short loops: then columns are gathered.
 PYCONV_INLINE bool reads_in_place(const Correlation& q) {
@@ -48,8 +52,10 @@ struct GemmBlocks {
   explicit GemmBlocks(const Correlation& q)
       : channels_last(q.layout == Layout::nhwc), in_place(reads_in_place(q)) {
     const Side all = channel_side<T>(q);
-    const i64 pixel_width = channels_last ? tile_rows : tile_columns<T>;
-    pixel_blocks = max_of<i64>(1, ceil_div(q.pixels(), round_up(most_pixels, pixel_width)));
+    const i64 pixel_width = channels_last ? rows_beside(all.width / lanes<T>) : tile_columns<T>;
+    const i64 most_size = q.pixels() < 16 * most_pixels ? most_pixels / 2 : most_pixels;
+    pixel_blocks = max_of<i64>(1, ceil_div(q.pixels(), most_size));
+    if (pixel_blocks > 1) pixel_blocks = round_up(pixel_blocks, 2);  // for two threads
     const i64 pixel_size =
         round_up(ceil_div(max_of<i64>(1, q.pixels()), pixel_blocks), pixel_width);
     pixel_blocks = ceil_div(q.pixels(), pixel_size);
@@ -59,7 +65,7 @@ struct GemmBlocks {
       panels = (panels + 1) / 2;
     channel_blocks = ceil_div(all.panels(), panels);
     const i64 channel_size = panels * all.width;
-    pixels = channels_last ? row_side<T>(pixel_size) : column_side<T>(pixel_size);
+    pixels = channels_last ? Side{pixel_size, pixel_width, 1} : column_side<T>(pixel_size);
     channels = {channel_size, all.width, all.round};
     const i64 c = q.source_channels, most = depth_block<T>;
     segments = in_place ? max_of<i64>(1, most / c) : 1;
@@ -77,22 +83,6 @@ struct GemmBlocks {
   }
 };
 
-// Where a panel of pixels goes: its first result, and how far apart the others are if all are
-// evenly spaced (0 if not).
-struct Place {
-  i64 offset, apart;
-};
-
-// How many pixels from `pixel` on are evenly spaced in the result.
-PYCONV_INLINE i64 even_run(const Correlation& q, i64 pixel) {
-  const bool channels_last = q.layout == Layout::nhwc;
-  const i64 image = q.image_pixels();
-  if (q.axis[2].result_step != 1 ||
-      (channels_last ? q.result.n : q.result.c) != image * q.result.axis[2])
-    return q.axis[2].count - pixel % q.axis[2].count;
-  return channels_last ? q.pixels() - pixel : image - pixel % image;
-}
-
 // One task: a block of pixels by a block of channels of one group.
 template <class T>
 struct GemmTask {
@@ -105,18 +95,21 @@ struct GemmTask {
   i64 depth;              // of these
   i64 before;             // of earlier phases
   T *columns, *sums;
-  Place places[most_pixels / 4 + 1];  // a panel has at least 4 pixels
+  i64 places[most_pixels];  // of the pixels in the result
 
   PYCONV_INLINE const Side& rows() const { return blocks.channels_last ? pixels : channels; }
   PYCONV_INLINE const Side& vectors() const { return blocks.channels_last ? channels : pixels; }
   PYCONV_INLINE const T** table() const { return reinterpret_cast<const T**>(columns); }
 
+  i64 apart() const { return q.axis[2].result_step * q.result.axis[2]; }
+
   void find_places() {
-    const i64 apart = q.axis[2].result_step * q.result.axis[2];
-    for (i64 i = 0; i < pixels.panels(); ++i) {
-      const i64 first = pixel0 + i * pixels.width;
-      places[i] = {result_offset(q, pixel_at(q, first)),
-                   even_run(q, first) >= pixels.valid(i) ? apart : 0};
+    for (i64 done = 0; done < pixels.size;) {
+      const Pixel at = pixel_at(q, pixel0 + done);
+      const i64 length = min_of(q.axis[2].count - at.o[2], pixels.size - done);
+      const i64 first = result_offset(q, at);
+      for (i64 i = 0; i < length; ++i) places[done + i] = first + i * apart();
+      done += length;
     }
   }
 
@@ -157,73 +150,81 @@ struct GemmTask {
     const bool last = k1 == q.depth();
     if (!blocks.in_place)
       gather_columns<T>(q, {source, end, k0, k1, pixel0, pixels.size, columns, blocks.pitch});
-    for (i64 j = 0; j < vectors().panels(); ++j) {
-      const i64 stored = vectors().stored(j);
+    const i64 across = vectors().panels(), down = rows().panels();
+    const bool by_rows =
+        blocks.channels_last && across * vectors().width * (k1 - k0) <= row_weights;
+    for (i64 t = 0; t < across * down; ++t) {
+      const i64 j = by_rows ? t % across : t / down, i = by_rows ? t / across : t % down;
+      const i64 stored = vectors().stored(j), count = rows().valid(i), width = rows().width;
       const Right<T> right = blocks.channels_last
                                  ? Right<T>{weights_at(j * channels.width, stored, k0), stored}
                                  : Right<T>{columns + j * pixels.width, blocks.pitch};
-      for (i64 i = 0; i < rows().panels(); ++i) {
-        const T* from[tile_rows];
-        Left<T> left{from, 0, segments, 0, 1};
-        const i64 count = rows().valid(i);
-        if (blocks.in_place) {
-          left = {table() + k0 / q.source_channels * pixels.size + i * tile_rows, pixels.size,
-                  segments, c0, 1};
-        } else if (blocks.channels_last) {
-          for (i64 r = 0; r < tile_rows; ++r)
-            from[r] = columns + (i * tile_rows + min_of(r, count - 1)) * blocks.pitch;
-        } else {
-          const T* panel = weights_at(i * tile_rows, count, k0);
-          for (i64 r = 0; r < tile_rows; ++r) from[r] = panel + min_of(r, count - 1);
-          left.step = count;
-        }
-        T* tile = sums + (j * rows().panels() + i) * tile_rows * tile_columns<T>;
-        Target<T> target{k0 > 0 ? tile : nullptr, tile, stored};
-        const Place& place = places[blocks.channels_last ? i : j];
-        const bool direct = last && ending.plain() && vectors().valid(j) == stored && place.apart &&
-                            (blocks.channels_last || place.apart == 1);
-        if (direct) {
-          const i64 channel = channel0 + (blocks.channels_last ? j : i) * channels.width;
-          target.to = ending.out + place.offset + channel * q.result.c;
-          target.step = blocks.channels_last ? place.apart : q.result.c;
-        }
-        multiply<T>(int(count), int(stored / lanes<T>), steps, left, right, target);
-        if (last && !direct) finish(tile, i, j, ending);
-        if (j == 0) prefetch_rows(i + 2, c0, steps);
+      const T* from[most_tile_rows];
+      Left<T> left{from, 0, segments, 0, 1};
+      if (blocks.in_place) {
+        left = {table() + k0 / q.source_channels * pixels.size + i * width, pixels.size, segments,
+                c0, 1};
+      } else if (blocks.channels_last) {
+        for (i64 r = 0; r < count; ++r) from[r] = columns + (i * width + r) * blocks.pitch;
+      } else {
+        const T* panel = weights_at(i * width, count, k0);
+        for (i64 r = 0; r < count; ++r) from[r] = panel + r;
+        left.step = count;
       }
+      T* tile = sums + (j * down + i) * tile_sums * lanes<T>;
+      Target<T> target{k0 > 0 ? tile : nullptr, tile, stored};
+      const bool whole = last && ends_in_tile(target, i, j, ending);
+      multiply<T>(int(count), int(stored / lanes<T>), steps, left, right, target);
+      if (last && !whole) finish(tile, i, j, ending);
+      if (j == 0 && !by_rows) prefetch_rows(i + 2, c0, steps);
     }
     return k1;
+  }
+
+  // Whether the tile's results can leave the micro-kernel finished: then `target` says how.
+  PYCONV_INLINE bool ends_in_tile(Target<T>& target, i64 i, i64 j,
+                                  const Epilogue<T>& ending) const {
+    const bool channels_last = blocks.channels_last;
+    const i64 channel = channel0 + (channels_last ? j : i) * channels.width;
+    const i64* at = places + (channels_last ? i : j) * pixels.width;
+    if (ending.activation != Activation::none && ending.activation != Activation::relu)
+      return false;
+    const i64 valid = vectors().valid(j);
+    if (!channels_last && at[valid - 1] - at[0] != valid - 1) return false;
+    const i64 first = channel * q.result.c + (channels_last ? 0 : at[0]);
+    target.to = ending.out + first;
+    target.step = q.result.c;
+    target.places = channels_last ? at : nullptr;
+    target.last = int(valid - vectors().stored(j)) + lanes<T>;
+    if (ending.bias) (channels_last ? target.column_bias : target.row_bias) = ending.bias + channel;
+    if (ending.residual) target.residual = ending.residual + first;
+    target.relu = ending.activation == Activation::relu;
+    return true;
   }
 
   // A 1x1 filter uses a pixel's channels too briefly for the hardware to run ahead of it.
   PYCONV_INLINE void prefetch_rows(i64 i, i64 c0, i64 steps) const {
     if (!blocks.in_place || q.taps() > 1) return;
-    for (i64 r = i * tile_rows; r < min_of((i + 1) * tile_rows, pixels.size); ++r)
+    for (i64 r = i * pixels.width; r < min_of((i + 1) * pixels.width, pixels.size); ++r)
       for (i64 c = 0; c < steps; c += 64 / i64(sizeof(T)))
         __builtin_prefetch(table()[r] + c0 + c, 0, 2);
   }
 
-  void finish(const T* tile, i64 i, i64 j, const Epilogue<T>& ending) const {
+  PYCONV_NOINLINE void finish(const T* tile, i64 i, i64 j, const Epilogue<T>& ending) const {
     const bool channels_last = blocks.channels_last;
     const i64 panel = channels_last ? i : j, stored = vectors().stored(j);
     const i64 channel = channel0 + (channels_last ? j : i) * channels.width;
-    const i64 apart = q.axis[2].result_step * q.result.axis[2];
-    for (i64 done = 0; done < pixels.valid(panel);) {
-      i64 run = pixels.valid(panel), offset = places[panel].offset;
-      if (!places[panel].apart) {
-        const i64 pixel = pixel0 + panel * pixels.width + done;
-        run = min_of(run - done, even_run(q, pixel));
-        offset = result_offset(q, pixel_at(q, pixel));
+    const i64* at = places + panel * pixels.width;
+    for (i64 done = 0, run = 1; done < pixels.valid(panel); done += run, run = 1) {
+      if (channels_last) {
+        ending.store_channels(tile + done * stored, channel, at[done] + channel, channels.valid(j));
+        continue;
       }
-      if (channels_last)
-        for (i64 r = 0; r < run; ++r)
-          ending.store_channels(tile + (done + r) * stored, channel, offset + r * apart + channel,
-                                channels.valid(j));
-      else
-        for (i64 r = 0; r < channels.valid(i); ++r)
-          ending.store_pixels(tile + r * stored + done, channel + r,
-                              offset + (channel + r) * q.result.c, apart, run);
-      done += run;
+      while (done + run < pixels.valid(panel) && at[done + run] - at[done + run - 1] == apart())
+        ++run;
+      for (i64 r = 0; r < channels.valid(i); ++r)
+        ending.store_pixels(tile + r * stored + done, channel + r,
+                            at[done] + (channel + r) * q.result.c, apart(), run);
     }
   }
 };
@@ -325,7 +326,7 @@ PYCONV_INLINE bool packs_by_panel(const ConvProblem& p, Pass pass) {
   if (pass == Pass::bwd_weight || p.layout == Layout::nchw) return false;
   const Correlation q = correlation(p, pass);
   const PackedWeights<T> weights(p, q);
-  return reads_in_place(q) && q.pixels() <= 2 * most_pixels &&
+  return reads_in_place(q) && q.pixels() <= most_pixels &&
          weights.side.width * weights.depth * i64(sizeof(T)) <= 1 << 20;
 }
 

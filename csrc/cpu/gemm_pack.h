@@ -11,19 +11,16 @@ namespace pyconv::PYCONV_TARGET {
 
 // A side of `size`, its full vectors spread evenly over as few panels as there can be.
 template <class T>
-PYCONV_INLINE Side even_side(i64 size) {
-  const i64 panels = max_of<i64>(1, ceil_div(size, tile_columns<T>));
+PYCONV_INLINE Side even_side(i64 size, i64 widest = tile_columns<T>) {
+  const i64 panels = max_of<i64>(1, ceil_div(size, widest));
   return {size, max_of<i64>(lanes<T>, round_up(ceil_div(size, panels), lanes<T>)), lanes<T>};
 }
 
 // The result channels of a group, as its weights are packed.
 template <class T>
 PYCONV_INLINE Side channel_side(const Correlation& q) {
-  if (q.layout == Layout::nchw) return row_side<T>(q.result_channels);
-  const i64 vectors = ceil_div(q.result_channels, i64(lanes<T>));
-  // As 5 panels of 3 and one of 1 they would keep one of two threads waiting.
-  if (tile_vectors == 3 && vectors == 16) return {q.result_channels, 2 * lanes<T>, lanes<T>};
-  return even_side<T>(q.result_channels);
+  return q.layout == Layout::nhwc ? even_side<T>(q.result_channels, widest_tile * lanes<T>)
+                                  : row_side<T>(q.result_channels);
 }
 
 // Where the weights of a group's first panel begin, and how much a panel's channel has.
@@ -78,7 +75,9 @@ void pack_turned(const ConvProblem& p, Pass pass, const T* w, i64 valid, i64 sto
   const i64 together = q.weight_source == all ? turned_rows / all : 1;
   // Rows lie pages apart, too far for the hardware to run ahead.
   const i64 ahead = together > 1 ? channels : 4;
-  T turned[turned_rows * tile_columns<T>];
+  // Rows of a power of two bytes would share the sets of an L1 cache.
+  const i64 pitch = all == 1 ? stored : stored + lanes<T>;
+  T turned[turned_rows * (widest_tile + 1) * lanes<T>];
   for (i64 c0 = 0; c0 < channels; c0 += together) {
     const i64 some = min_of(together, channels - c0);
     for (i64 r = 0; r < valid && c0 + ahead < channels; ++r)
@@ -88,10 +87,10 @@ void pack_turned(const ConvProblem& p, Pass pass, const T* w, i64 valid, i64 sto
     for (i64 r = 0; r < stored; r += lanes<T>)
       transpose_rows(w + c0 * q.weight_source + min_of(r, valid - 1) * q.weight_result,
                      q.weight_result, int(max_of<i64>(0, min_of<i64>(lanes<T>, valid - r))),
-                     some * all, to + r, stored, int(min_of<i64>(lanes<T>, stored - r)));
+                     some * all, to + r, pitch, int(min_of<i64>(lanes<T>, stored - r)));
     const T* row = turned;
     for (i64 c = c0; c < c0 + some && all > 1; ++c)
-      for (i64 tap = 0; tap < all; ++tap, row += stored)
+      for (i64 tap = 0; tap < all; ++tap, row += pitch)
         __builtin_memcpy(out + place[tap] + c * stored, row, std::size_t(stored) * sizeof(T));
   }
 }

@@ -2,7 +2,7 @@
 // panels for it. Sums stay in registers over the whole depth of a call; the left side is read by
 // broadcasts from wherever its rows lie, the right side by whole vectors.
 #pragma once
-#include "vec.h"
+#include "pointwise.h"
 
 namespace pyconv::PYCONV_TARGET {
 
@@ -12,6 +12,14 @@ constexpr int tile_rows = vector_registers == 32 ? 8 : 6;
 constexpr int tile_vectors = vector_registers == 32 ? 3 : 2;
 template <class T>
 constexpr i64 tile_columns = tile_vectors * lanes<T>;
+// Where the vectors are given, as many rows as leave room for them: 12 x 2 and less, 8 x 3, 6 x 4.
+// (4, as most numbers of channels are 4 times a power of two: with 8 x 3 a last panel of one vector
+// would be bound by its loads.)
+constexpr int widest_tile = vector_registers == 32 ? 4 : tile_vectors;
+constexpr int rows_beside(i64 vectors) {
+  return tile_sums / (vectors < 2 ? 2 : int(vectors));
+}
+constexpr int most_tile_rows = tile_sums / 2;
 
 // Rows of the left side: step k of segment s of row r is rows[s * apart + r][first + k * step].
 template <class T>
@@ -29,76 +37,86 @@ struct Right {
   i64 step;
 };
 
-// Where a tile goes: row r to to + r * step, with a packed tile `before` added if there is one.
+// Where a tile goes: row r to to + r * step, or to + places[r], with a packed tile `before` added
+// if there is one; its last vector has `last` lanes. Then what follows a sum: a bias of each row or
+// of each column, a residual that lies as the results do, relu.
 template <class T>
 struct Target {
   const T* before;
   T* to;
   i64 step;
+  const i64* places = nullptr;
+  int last = lanes<T>;
+  const T *row_bias = nullptr, *column_bias = nullptr, *residual = nullptr;
+  bool relu = false;
+
+  PYCONV_INLINE i64 at(int r) const { return places ? places[r] : r * step; }
 };
 
 template <class T, int ROWS, int VECTORS>
 PYCONV_NOINLINE void multiply_tile(i64 depth, const Left<T>& a, const Right<T>& b,
                                    const Target<T>& c) {
-  Vec<T> tile[ROWS][VECTORS] = {};
+  Vec<T> tile[ROWS][VECTORS];
+  const auto each = [&](auto&& body) PYCONV_ALWAYS {
+    unrolled<ROWS>([&](auto r) PYCONV_ALWAYS {
+      unrolled<VECTORS>([&](auto v) PYCONV_ALWAYS { body(r, v, tile[r][v]); });
+    });
+  };
+  each([](int, int, Vec<T>& sum) PYCONV_ALWAYS { sum = Vec<T>{}; });
   const T* from = b.data;
   for (i64 s = 0; s < a.segments; ++s) {
     const T* row[ROWS];
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) row[r] = a.rows[s * a.apart + r] + a.first;
+    unrolled<ROWS>([&](auto r) PYCONV_ALWAYS { row[r] = a.rows[s * a.apart + r] + a.first; });
     i64 at = 0;
     for (i64 k = 0; k < depth; ++k) {
       Vec<T> right[VECTORS];
-#pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) right[v] = load(from + v * lanes<T>);
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r) {
+      unrolled<VECTORS>([&](auto v) PYCONV_ALWAYS { right[v] = load(from + v * lanes<T>); });
+      unrolled<ROWS>([&](auto r) PYCONV_ALWAYS {
         const Vec<T> left = splat(row[r][at]);
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) tile[r][v] += left * right[v];
-      }
+        unrolled<VECTORS>([&](auto v) PYCONV_ALWAYS { tile[r][v] += left * right[v]; });
+      });
       at += a.step;
       from += b.step;
     }
   }
-  if (c.before) {
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v)
-        tile[r][v] = load(c.before + (r * VECTORS + v) * lanes<T>) + tile[r][v];
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) store(c.to + r * c.step + v * lanes<T>, tile[r][v]);
+  if (c.before)
+    each([&](int r, int v, Vec<T>& sum)
+             PYCONV_ALWAYS { sum = load(c.before + (r * VECTORS + v) * lanes<T>) + sum; });
+  const bool whole = c.last == lanes<T>;
+  const auto part = [&](const T* p, int v) PYCONV_ALWAYS {
+    return v + 1 < VECTORS || whole ? load(p + v * lanes<T>) : load_first(p + v * lanes<T>, c.last);
+  };
+  if (c.row_bias) each([&](int r, int, Vec<T>& sum) PYCONV_ALWAYS { sum += splat(c.row_bias[r]); });
+  if (c.column_bias)
+    each([&](int, int v, Vec<T>& sum) PYCONV_ALWAYS { sum += part(c.column_bias, v); });
+  if (c.residual)
+    each([&](int r, int v, Vec<T>& sum) PYCONV_ALWAYS { sum += part(c.residual + c.at(r), v); });
+  if (c.relu)
+    each([](int, int, Vec<T>& sum) PYCONV_ALWAYS { sum = activate<T>(Activation::relu, sum); });
+  each([&](int r, int v, Vec<T>& sum) PYCONV_ALWAYS {
+    T* to = c.to + c.at(r) + v * lanes<T>;
+    if (v + 1 < VECTORS || whole)
+      store(to, sum);
+    else
+      store_first(to, sum, c.last);
+  });
 }
 
-template <class T, int VECTORS>
+template <class T, int ROWS, int VECTORS>
 PYCONV_INLINE void multiply_rows(int rows, i64 depth, const Left<T>& a, const Right<T>& b,
                                  const Target<T>& c) {
-  static_assert(tile_rows <= 8);
-  switch (rows) {
-    case 1: return multiply_tile<T, 1, VECTORS>(depth, a, b, c);
-    case 2: return multiply_tile<T, 2, VECTORS>(depth, a, b, c);
-    case 3: return multiply_tile<T, 3, VECTORS>(depth, a, b, c);
-    case 4: return multiply_tile<T, 4, VECTORS>(depth, a, b, c);
-    case 5: return multiply_tile<T, 5, VECTORS>(depth, a, b, c);
-    case 6: return multiply_tile<T, 6, VECTORS>(depth, a, b, c);
-    case 7: return multiply_tile<T, 7, VECTORS>(depth, a, b, c);
-    default: return multiply_tile<T, tile_rows, VECTORS>(depth, a, b, c);
-  }
+  if constexpr (ROWS > 1)
+    if (rows < ROWS) return multiply_rows<T, ROWS - 1, VECTORS>(rows, depth, a, b, c);
+  multiply_tile<T, ROWS, VECTORS>(depth, a, b, c);
 }
 
-template <class T>
+// Up to rows_beside(vectors) rows.
+template <class T, int VECTORS = widest_tile>
 PYCONV_INLINE void multiply(int rows, int vectors, i64 depth, const Left<T>& a, const Right<T>& b,
                             const Target<T>& c) {
-  if (vectors == tile_vectors)
-    multiply_rows<T, tile_vectors>(rows, depth, a, b, c);
-  else if (vectors == 2)
-    multiply_rows<T, 2>(rows, depth, a, b, c);
-  else
-    multiply_rows<T, 1>(rows, depth, a, b, c);
+  if constexpr (VECTORS > 1)
+    if (vectors < VECTORS) return multiply<T, VECTORS - 1>(rows, vectors, depth, a, b, c);
+  multiply_rows<T, rows_beside(VECTORS), VECTORS>(rows, depth, a, b, c);
 }
 
 // A side of the product is cut into panels, `width` elements for each step of the depth: full ones,

@@ -61,6 +61,9 @@ constexpr int vector_registers = 32;
 #else
 constexpr int vector_registers = 16;
 #endif
+// Sums of a register tile: 24 hide the latency of the FMA and leave room for the operands in 32
+// registers, 12 in 16.
+constexpr int tile_sums = vector_registers == 32 ? 24 : 12;
 
 template <class T>
 PYCONV_INLINE Vec<T> load(const T* p) {
