@@ -187,7 +187,8 @@ struct GemmTask {
     const bool channels_last = blocks.channels_last;
     const i64 channel = channel0 + (channels_last ? j : i) * channels.width;
     const i64* at = places + (channels_last ? i : j) * pixels.width;
-    if (ending.activation != Activation::none && ending.activation != Activation::relu)
+    const Activation kind = ending.activation;
+    if (kind != Activation::none && kind != Activation::relu && kind != Activation::relu6)
       return false;
     const i64 valid = vectors().valid(j);
     if (!channels_last && at[valid - 1] - at[0] != valid - 1) return false;
@@ -198,7 +199,7 @@ struct GemmTask {
     target.last = int(valid - vectors().stored(j)) + lanes<T>;
     if (ending.bias) (channels_last ? target.column_bias : target.row_bias) = ending.bias + channel;
     if (ending.residual) target.residual = ending.residual + first;
-    target.relu = ending.activation == Activation::relu;
+    target.activation = kind;
     return true;
   }
 

@@ -39,7 +39,7 @@ struct Right {
 
 // Where a tile goes: row r to to + r * step, or to + places[r], with a packed tile `before` added
 // if there is one; its last vector has `last` lanes. Then what follows a sum: a bias of each row or
-// of each column, a residual that lies as the results do, relu.
+// of each column, a residual that lies as the results do, relu or relu6.
 template <class T>
 struct Target {
   const T* before;
@@ -48,7 +48,7 @@ struct Target {
   const i64* places = nullptr;
   int last = lanes<T>;
   const T *row_bias = nullptr, *column_bias = nullptr, *residual = nullptr;
-  bool relu = false;
+  Activation activation = Activation::none;
 
   PYCONV_INLINE i64 at(int r) const { return places ? places[r] : r * step; }
 };
@@ -91,8 +91,13 @@ PYCONV_NOINLINE void multiply_tile(i64 depth, const Left<T>& a, const Right<T>& 
     each([&](int, int v, Vec<T>& sum) PYCONV_ALWAYS { sum += part(c.column_bias, v); });
   if (c.residual)
     each([&](int r, int v, Vec<T>& sum) PYCONV_ALWAYS { sum += part(c.residual + c.at(r), v); });
-  if (c.relu)
-    each([](int, int, Vec<T>& sum) PYCONV_ALWAYS { sum = activate<T>(Activation::relu, sum); });
+  const auto rectify = [&](auto kind) PYCONV_ALWAYS {
+    constexpr Activation activation = Activation(int(kind));
+    if (c.activation == activation)
+      each([](int, int, Vec<T>& sum) PYCONV_ALWAYS { sum = activate<T>(activation, sum); });
+  };
+  rectify(Constant<int(Activation::relu)>{});
+  rectify(Constant<int(Activation::relu6)>{});
   each([&](int r, int v, Vec<T>& sum) PYCONV_ALWAYS {
     T* to = c.to + c.at(r) + v * lanes<T>;
     if (v + 1 < VECTORS || whole)
