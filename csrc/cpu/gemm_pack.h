@@ -19,8 +19,10 @@ PYCONV_INLINE Side even_side(i64 size, i64 widest = tile_columns<T>) {
 // The result channels of a group, as its weights are packed.
 template <class T>
 PYCONV_INLINE Side channel_side(const Correlation& q) {
-  return q.layout == Layout::nhwc ? even_side<T>(q.result_channels, widest_tile * lanes<T>)
-                                  : row_side<T>(q.result_channels);
+  if (q.layout == Layout::nchw) return row_side<T>(q.result_channels);
+  // Few pixels: narrow panels, whose rows of w are turned in fewer pages at a time.
+  const int widest = q.pixels() <= 64 ? 2 : widest_tile;
+  return even_side<T>(q.result_channels, widest * lanes<T>);
 }
 
 // Where the weights of a group's first panel begin, and how much a panel's channel has.
