@@ -1,4 +1,5 @@
-"""Time pyconv inside other frameworks against their own operations, interleaved in one process.
+"""Time pyconv inside other frameworks against their own operations, interleaved in one process for
+each framework: threads that one leaves spinning would slow the next.
 
     python benchmarks/frameworks.py [--threads 2] [--seconds 2] [--out FILE.json]
                                     [torch] [jax] [onnx] [scipy]
@@ -12,6 +13,7 @@ an image and the convolutions of signals. Every pair is compared before it is ti
 
 import argparse
 import json
+import multiprocessing
 import os
 import pathlib
 import statistics
@@ -293,6 +295,11 @@ def bench_scipy(seconds):
 BENCHES = {"torch": bench_torch, "jax": bench_jax, "onnx": bench_onnx, "scipy": bench_scipy}
 
 
+def rows_of(framework, seconds):
+    BENCHES[framework](seconds)
+    return ROWS
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("frameworks", nargs="*", default=list(BENCHES), metavar="|".join(BENCHES))
@@ -302,8 +309,12 @@ def main():
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before the frameworks are imported
     print(f"{'':44}{'pyconv':>13}{'framework':>13}{'ratio':>8}")
-    for framework in arguments.frameworks:
-        BENCHES[framework](arguments.seconds)
+    if len(arguments.frameworks) > 1:
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            for framework in arguments.frameworks:
+                ROWS.extend(pool.apply(rows_of, (framework, arguments.seconds)))
+    else:
+        rows_of(*arguments.frameworks, arguments.seconds)
     if arguments.out:
         from pyconv.bench.measure import machine
 
