@@ -1,5 +1,6 @@
 """Memory stays bounded however shapes vary (Linux: read from /proc), and pools keep it."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -37,6 +38,8 @@ SHAPES = """
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_200_shapes_leave_memory_where_it_was():
+    if os.environ.get("PYCONV_SANITIZED"):
+        pytest.skip("AddressSanitizer keeps 256 MB of freed memory back")
     done = subprocess.run(
         [sys.executable, "-P", "-c", textwrap.dedent(SHAPES)],
         capture_output=True, text=True, timeout=120, check=False,

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import test_embedding
 
 import pyconv as pc
 
@@ -33,7 +34,14 @@ def test_the_example_computes_the_gradient_it_says():
     assert abs((ahead - behind) / (2 * step) - expected) < 1e-4 * abs(expected)
 
 
-SHAPES = {"torch": (8, 16, 15, 15), "jax": (8, 16, 15, 15), "onnx": (8, 10)}
+SHAPES = {
+    "torch": (8, 16, 15, 15),
+    "jax": (8, 16, 15, 15),
+    "onnx": (8, 10),
+    "scipy": (256, 256),
+    "sklearn": (297,),
+}
+MARKS = {"scipy": "ndimage"}  # what our side is called, if not as the framework
 
 
 @pytest.mark.parametrize("framework", SHAPES)
@@ -41,7 +49,14 @@ def test_the_examples_inside_other_frameworks(framework, tmp_path, monkeypatch):
     pytest.importorskip(framework, reason=f"pip install 'pyconv-engine[{framework}]'")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    [code] = [block for block in blocks if f"pyconv.{framework}" in block]
+    mark = MARKS.get(framework, f"pyconv.{framework}")
+    [code] = [block for block in blocks if mark in block]
     names = {}
     exec(code, names)
     assert names["y"].shape == SHAPES[framework]
+
+
+def test_the_lines_for_cmake_are_those_of_a_project_that_builds():
+    [code] = re.findall(r"```cmake\n(.*?)```", README.read_text(), re.S)
+    lines = [line for line in code.splitlines() if not line.startswith("#")]
+    assert "\n".join(lines) in test_embedding.CMAKE
