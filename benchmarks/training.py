@@ -133,6 +133,11 @@ def main():
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--save", type=pathlib.Path)
     options = parser.parse_args()
+    with pc.MemoryPool():  # as in pyconv.Trainer; of NumPy's arrays, PyTorch has memory of its own
+        compare(options)
+
+
+def compare(options):
     pc.set_num_threads(options.threads)
     torch.set_num_threads(options.threads)
     report = []

@@ -183,6 +183,15 @@ PYCONV_INLINE void copy_row(const T* row, i64 width, i64 first, const PoolBand& 
       store(own + j, every_other<T>(low, high, 0));
       store(other + j, every_other<T>(low, high, 1));
     }
+    if (const i64 left = end - i; left > 0) {  // of rows below two vectors all
+      const i64 j = (i - begin) / 2;
+      const Vec<T> low = load_first(row + i, int(min_of<i64>(left, lanes<T>)));
+      const Vec<T> high =
+          left > lanes<T> ? load_first(row + i + lanes<T>, int(left - lanes<T>)) : Vec<T>{};
+      store_first(own + j, every_other<T>(low, high, 0), int((left + 1) / 2));
+      store_first(other + j, every_other<T>(low, high, 1), int(left / 2));
+    }
+    return;
   }
   i64 phase = (i - first) % b.phases, at = (i - first) / b.phases;
   for (; i < end; ++i) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pyconv.nn.activation import _Activation
 from pyconv.nn.conv import _Conv
 from pyconv.nn.layer import Layer, keeping
 from pyconv.nn.norm import _BatchNorm
+from pyconv.nn.pool import _MaxPool
 
 
 class _Container(Layer):
@@ -59,6 +61,7 @@ class Sequential(_Container):
     def forward(self, x: Array, **fused: Any) -> Array:
         """fused: what the last layer takes."""
         groups = self.fused()
+        before: Layer | None = None
         for index, (layer, norm, activation) in enumerate(groups):
             given = fused if index == len(groups) - 1 else {}
             if activation is not None:
@@ -69,6 +72,9 @@ class Sequential(_Container):
                 x = layer.forward(x, **given) if given else layer(x)
             if activation is not None:
                 activation.keep(x)
+            if before is not None and _commute(before, layer):
+                before.keep(x)
+            before = layer if activation is None else activation
         return x
 
     def fused(self) -> list[tuple[Any, Any, Any]]:
@@ -94,6 +100,9 @@ class Sequential(_Container):
         if not self.input_gradient:  # nothing below the first layer that learns is needed
             while first < len(layers) and not _learns(layers[first]):
                 first += 1
+        for i, (before, layer) in enumerate(pairwise(layers[first:]), first):
+            if _commute(before, layer):
+                layers[i : i + 2] = layer, before
         for layer in reversed(layers[first:]):
             layer.input_gradient = self.input_gradient or layer is not layers[first]
             dy = layer.backward(dy)
@@ -186,6 +195,15 @@ class Residual(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         return self.body.output_shape(shape)
+
+
+def _commute(layer: Layer, pool: Layer) -> bool:
+    """Whether the layer's gradient may be taken of the pool's result rather than of its own.
+
+    A maximum carries the gradient of one value and is that value: the derivative there follows from
+    it, over as few values as the pool leaves, and the full map need not be kept.
+    """
+    return isinstance(pool, _MaxPool) and isinstance(layer, _Activation) and not layer.reads_input
 
 
 def _infers(layer: Layer) -> bool:
