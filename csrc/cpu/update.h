@@ -1,6 +1,7 @@
 // Optimizer steps, dropout and activations: one pass over memory each.
 #pragma once
-#include "norm.h"
+#include "batch_norm.h"
+#include "response_norm.h"
 
 namespace pyconv::PYCONV_TARGET {
 
