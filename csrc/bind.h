@@ -46,7 +46,7 @@ const char* const activation_names[] = {"none",    "relu", "leaky_relu", "tanh",
 const char* const algorithm_names[] = {"auto", "direct", "gemm", "winograd", "fft"};
 const char* const pass_names[] = {"fwd", "bwd_data", "bwd_weight", "bwd_bias", "im2col", "col2im"};
 const char* const padding_names[] = {"", "valid", "same", "same_lower", "full"};
-const char* const pool_names[] = {"max", "avg", "lp", "unpool"};
+const char* const pool_names[] = {"max", "avg", "lp", "unpool", "switches"};
 
 // The integers of one call: keeps the lists that the descriptor points to, and knows the operation
 // and the shapes for the errors that must be raised before the core sees a number.

@@ -129,13 +129,14 @@ PoolProblem check_pool(const pyconv_pool_desc& d) {
   Check check(d.op, d.axes);
   PoolProblem p{};
   p.axes = d.axes;
-  p.kind = check.choice<PoolKind>("kind", d.kind, 4);
+  p.kind = check.choice<PoolKind>("kind", d.kind, 5);
   p.dtype = check.choice<DType>("dtype", d.dtype, 2);
   p.layout = check.choice<Layout>("layout", d.layout, 2);
   p.adaptive = d.adaptive;
   const bool backward = check.choice<Pass>("pass", d.pass, 2) == Pass::bwd_data;
   const bool by_index = p.kind == PoolKind::max && backward;
-  const bool unpools = p.kind == PoolKind::unpool;
+  const bool unpools = p.kind == PoolKind::unpool, switches = p.kind == PoolKind::switches;
+  if (switches && p.adaptive) check.fail("switches are for windows of one size");
   if (unpools && (backward || p.adaptive)) check.fail("unpooling runs forward, over fixed windows");
 
   const char* const x = backward && p.kind != PoolKind::lp ? "input_shape" : "x";
@@ -149,7 +150,8 @@ PoolProblem check_pool(const pyconv_pool_desc& d) {
   require_filled(check, x, p.layout, p.c, p.in);
   check.addressable(x, p.dtype, p.n, p.c, p.in);
   if (backward) require_given(check, "dy", d.dy);
-  if (by_index || unpools) require_given(check, "indices", d.indices);
+  const bool reads_places = by_index || unpools || (switches && backward);
+  if (reads_places) require_given(check, switches ? "switches" : "indices", d.indices);
 
   if (by_index) {
     i64 n, c;
@@ -166,13 +168,20 @@ PoolProblem check_pool(const pyconv_pool_desc& d) {
       set_unpooled(check, d, p);
     else
       for (int axis = 0; axis < 3; ++axis) set_output(check, d, p, axis);
+    i64 taps = 1;
+    for (int axis = 0; axis < 3 && switches; ++axis) {
+      check.require(p.window[axis] <= 256 / taps, check.axis_name("kernel_size", axis),
+                    p.window[axis], "must leave a window of at most 256 taps, a byte's numbers");
+      taps *= p.window[axis];
+    }
   }
   check_options(check, d, p);
   // Indices are 64-bit and as many as values.
   check.addressable("the result", p.kind == PoolKind::max ? DType::f64 : p.dtype, p.n, p.c, p.out);
   const auto outer = check.joined(p.layout, p.n, p.c, p.out);
   if (backward) check.same_shape("dy", d.dy, outer);
-  if (by_index) check.same_shape("indices", d.indices, outer);
+  if (by_index || (switches && backward))
+    check.same_shape(switches ? "switches" : "indices", d.indices, outer);
   if (unpools) check.same_shape("indices", d.indices, check.joined(p.layout, p.n, p.c, p.in));
   return p;
 }

@@ -235,6 +235,7 @@ void set_buffer_bytes(const pyconv_pool_desc& desc, pyconv_plan& plan) {
       if (!forward) bytes[1] = x * element, bytes[5] = y * element;
       break;
     case PoolKind::unpool: bytes[1] = x * 8; break;
+    case PoolKind::switches: bytes[forward ? 5 : 1] = y; break;
   }
 }
 
@@ -303,6 +304,8 @@ pyconv_plan plan_pool(const pyconv_pool_desc& desc) {
   const Check check(desc.op, desc.axes);
   plan.pass = plan.asked = Pass(desc.pass);
   plan.table = &current_target();
+  if (p.kind == PoolKind::switches && !plan.table->indices_within)
+    check.fail("switches are for arrays on the CPU");
   plan.algorithm = Algorithm::direct;
   plan.reason = "there is one way";
   const auto shape = plan.pass == Pass::fwd ? check.joined(p.layout, p.n, p.c, p.out)

@@ -32,7 +32,7 @@ constexpr int activation_count = 8;
 enum class Algorithm : int { automatic, direct, gemm, winograd, fft };
 constexpr int algorithm_count = 5;
 enum class Precision : int { standard, strict, tf32, tf32_three };
-enum class PoolKind : int { max, avg, lp, unpool };
+enum class PoolKind : int { max, avg, lp, unpool, switches };
 
 // A rule was broken; the text names the operation, the argument, the rule, the value, the shapes.
 struct ValueError : std::runtime_error {

@@ -19,9 +19,12 @@ View = Any
 Shape = tuple[int, ...]
 
 _FLOAT32, _FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
+UINT8 = np.dtype(np.uint8)
+_PLACES = {"indices": INT64, "switches": UINT8}  # where a maximum was: its pixel, its tap
 DENSE = 0x0101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _OPTIONAL = frozenset({"b", "residual", "weights"})
-_CHANNELLED = ("x", "dy", "y", "residual", "indices")  # (N, C, *spatial); the others never turn
+# (N, C, *spatial); the others never turn.
+_CHANNELLED = ("x", "dy", "y", "residual", "indices", "switches")
 _DLPACK_CPU, _DLPACK_CUDA = frozenset({1, 3}), frozenset({2, 13})  # 3 pinned, 13 managed memory
 
 
@@ -190,9 +193,9 @@ class Call:
         self.dtype = self._views[first].dtype.newbyteorder("=")
         for name, view in self._views.items():
             dtype = view.dtype.newbyteorder("=")
-            if name == "indices":
-                if dtype != INT64:
-                    raise TypeError(f"{self.op}: indices must be int64, got {dtype}")
+            if name in _PLACES:
+                if dtype != _PLACES[name]:
+                    raise TypeError(f"{self.op}: {name} must be {_PLACES[name]}, got {dtype}")
             elif dtype not in (_FLOAT32, _FLOAT64):
                 raise TypeError(
                     f"{self.op}: {name} is {dtype}, but must be float32 or float64; "

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._arrays import DENSE, INT64, Array, Call, Shape, View, dtype_name
+from ._arrays import DENSE, INT64, UINT8, Array, Call, Shape, View, dtype_name
 from ._core import ready
 from ._plan import Ints, Options, pool_plan
 
@@ -23,14 +23,17 @@ def pool(
     return_indices: bool = False,
     out: Array = None,
 ) -> Any:
-    """The forward pooling that every public one is; (y, indices) with return_indices."""
+    """The forward pooling that every public one is; (y, indices) with return_indices.
+
+    Kind "switches" is "max" with the number of the tap that won, a byte, as its index.
+    """
     if not isinstance(return_indices, bool):
         raise TypeError(f"{op}: return_indices must be a bool, got {return_indices!r}")
     if weights is None and kind != "unpool" and ready(x):
         head = (op, axes, kind, "fwd", dtype_name(x.dtype), layout)
         plan = pool_plan(*head, x.shape, None, None, None, options)
         if out is None or plan.accepts(out, x):
-            found = np.empty(plan.output_shape, np.int64) if return_indices else None
+            found = np.empty(plan.output_shape, _places(kind)) if return_indices else None
             y = plan.run(x, None, None, None, out, found)
             return (y, found) if return_indices else y
     arrays = {"x": x, "indices": indices} if kind == "unpool" else {"x": x, "weights": weights}
@@ -43,7 +46,7 @@ def pool(
         return pool_plan(*head, x_shape, None, *others, options, device=call.device)
 
     def kernel(plan: _core.Plan, y: View) -> None:
-        winners.extend([call.empty(y.shape, INT64)] if return_indices else [])
+        winners.extend([call.empty(y.shape, _places(kind))] if return_indices else [])
         b = call.dense("indices") if kind == "unpool" else unit_sum(call)
         plan.run(call.dense("x"), b, None, None, y, winners[0] if winners else None)
 
@@ -63,9 +66,9 @@ def pool_backward(
 ) -> Array:
     """The gradient of every pooling; `arrays` has dy first, and what else its kind reads."""
     dy: Array = arrays["dy"]
-    weights, indices = arrays.get("weights"), arrays.get("indices")
+    weights, indices = arrays.get("weights"), arrays.get("indices", arrays.get("switches"))
     complete = input_shape is not None and (indices is None) == (kind == "avg")
-    if complete and weights is None and ready(dy) and _are_indices(indices):
+    if complete and weights is None and ready(dy) and _are_places(indices, kind):
         head = (op, axes, kind, "bwd_data", dtype_name(dy.dtype), layout)
         at = None if indices is None else indices.shape
         plan = pool_plan(*head, input_shape, dy.shape, at, None, options)
@@ -77,21 +80,29 @@ def pool_backward(
         raise ValueError(f"{op}: y must have the shape of dy; {call.describe()}")
 
     def plan_in(run_layout: str) -> _core.Plan:
-        shapes = (call.shape(n, run_layout) for n in ("x", "dy", "indices", "weights"))
+        places = "switches" if kind == "switches" else "indices"
+        shapes = (call.shape(n, run_layout) for n in ("x", "dy", places, "weights"))
         head = (op, axes, kind, "bwd_data", dtype_name(call.dtype), run_layout)
         return pool_plan(*head, *shapes, options, device=call.device)
 
     def kernel(plan: _core.Plan, dx: View) -> None:
-        b = unit_sum(call) if kind == "avg" else call.dense("indices" if kind == "max" else "x")
+        reads = {"max": "indices", "switches": "switches", "lp": "x"}
+        b = unit_sum(call) if kind == "avg" else call.dense(reads[kind])
         plan.run(call.dense("dy"), b, None, None, dx, call.dense("y"))
 
     return call.job(plan_in, kernel, out=out)()
 
 
-def _are_indices(array: Array) -> bool:
+def _places(kind: str) -> np.dtype[Any]:
+    return UINT8 if kind == "switches" else INT64
+
+
+def _are_places(array: Array, kind: str) -> bool:
     """Whether the kernels read them as they are, or there are none to read."""
     return array is None or (
-        type(array) is np.ndarray and array.dtype is INT64 and array.flags.num & DENSE == DENSE
+        type(array) is np.ndarray
+        and array.dtype is _places(kind)
+        and array.flags.num & DENSE == DENSE
     )
 
 

@@ -116,3 +116,32 @@ def test_threads_share_a_pool():
     with ThreadPoolExecutor(4) as executor:
         list(executor.map(work, range(4)))
     assert pool.idle_bytes == 0
+
+
+def test_arrays_in_a_pool_never_share_memory():
+    """Random sizes come and go, are copied to others and made anew; each keeps its number."""
+    rng = np.random.default_rng(0)
+    arrays: list[np.ndarray] = []
+    with pc.MemoryPool() as pool:
+        for number in range(400):
+            if len(arrays) > 12 or (arrays and rng.random() < 0.45):
+                array = arrays.pop(rng.integers(len(arrays)))
+                assert (array == array[0]).all()
+            elif arrays and rng.random() < 0.2:
+                array = arrays[-1]
+                array.resize(int(rng.integers(1, 1 << 20)), refcheck=False)
+                array[:] = array[0]
+            else:
+                arrays.append(np.empty(int(rng.integers(1, 1 << 20))))
+                arrays[-1][:] = number
+        for array in arrays:
+            assert (array == array[0]).all()
+        live = sum(array.nbytes for array in arrays)
+        most = 14 * 8 << 20
+        assert pool.idle_bytes + live <= most
+        first = np.empty(1 << 20)  # eight megabytes fit into a gap, or behind all others
+        del arrays, first, array
+        idle = pool.idle_bytes
+        assert np.empty(1 << 17).nbytes == 1 << 20
+        assert pool.idle_bytes == idle
+    assert pool.idle_bytes == 0

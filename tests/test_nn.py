@@ -237,6 +237,22 @@ def test_batch_norm_follows_the_batches_statistics():
         layer(x[:, :1])
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
+def test_an_activation_before_a_maximum_has_the_same_gradient(activation):
+    """The container takes its derivative behind the pool, where that reads y alone."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, (2, 3, 9, 9)).astype(np.float64)
+    layers = [nn.MaxPool2d(1), activation(), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.Scale(2.0)]
+    net = nn.Sequential(*layers)
+    dx = net.backward(net(x))
+    for layer in layers:
+        x = layer(x)
+    for layer in reversed(layers):
+        x = layer.backward(x)
+    np.testing.assert_allclose(dx, x, rtol=1e-13)
+    assert np.abs(dx).max() > 0
+
+
 def test_local_response_norm_is_the_published_formula():
     x = np.random.default_rng(0).normal(size=(2, 7, 3))
     y = nn.LocalResponseNorm(5, alpha=0.3, beta=0.6, k=2.0)(x)

@@ -13,8 +13,8 @@
 
 namespace pyconv::PYCONV_TARGET {
 
-constexpr i64 norm_rows = 16;    // NHWC: pixels of which a vector of channels is summed at once
-constexpr i64 norm_parts = 64;   // of the pixels, at most
+constexpr i64 norm_rows = 16;     // NHWC: pixels of which a vector of channels is summed at once
+constexpr i64 norm_parts = 64;    // of the pixels, at most
 constexpr i64 norm_large = 2048;  // pixels from which on they are cut
 
 // The memory of a channel, or of a vector of channels of some pixels: `outers` runs of `run`
@@ -216,7 +216,8 @@ void batch_norm(const LayerProblem& p, void* const* buffers, int threads) {
           const i64 c = runs.first + i;
           const double square = sums[0][i] / count;
           saved[p.c + c] = T(1 / __builtin_sqrt(square + eps));
-          running_mean[c] = T((1 - momentum) * double(running_mean[c]) + momentum * double(saved[c]));
+          running_mean[c] =
+              T((1 - momentum) * double(running_mean[c]) + momentum * double(saved[c]));
           running_variance[c] = T((1 - momentum) * double(running_variance[c]) +
                                   momentum * square * (count / (count - 1)));
         }
@@ -251,8 +252,7 @@ void batch_norm_backward(const LayerProblem& p, void* const* buffers, int thread
 
   const auto sums = sum_step<2>(
       [&](const Runs& runs) {
-        return [&, centre = runs.spread(saved)](i64 at, int some, auto whole,
-                                                Vec<T>(&terms)[2]) {
+        return [&, centre = runs.spread(saved)](i64 at, int some, auto whole, Vec<T>(&terms)[2]) {
           terms[0] = load_part<T, whole.value>(dy + at, some);
           terms[1] = terms[0] * (load_part<T, whole.value>(x + at, some) - centre);
         };

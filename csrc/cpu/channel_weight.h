@@ -63,8 +63,8 @@ struct ChannelWeight {
     k_blocks = ceil_div(panels * width, q.taps() == 1 ? 256 : 128);
     k = ceil_div(panels, k_blocks) * width;
     k_blocks = ceil_div(panels * width, k);
-    channels = max_of<i64>(1, (160 << 10) / i64(sizeof(T)) / (q.taps() * k));
-    channel_blocks = ceil_div(q.source_channels, min_of<i64>(channels, 256));
+    channels = max_of<i64>(1, ((turned ? 1024 : 160) << 10) / i64(sizeof(T)) / (q.taps() * k));
+    channel_blocks = ceil_div(q.source_channels, min_of<i64>(channels, turned ? 1024 : 256));
     if (channel_blocks > 1) channel_blocks = round_up(channel_blocks, 2);  // for two threads
     channels = ceil_div(q.source_channels, channel_blocks);
     if (channel_blocks > 1 && channels > 16) channels = round_up(channels, 8);
@@ -120,8 +120,10 @@ struct ChannelWeight {
   static PYCONV_INLINE bool turns(const Correlation& q) {
     for (const AxisMap& a : q.axis)
       if (a.taps > 1 || a.first != 0 || a.source(a.count - 1, 0) >= a.source_size) return false;
-    return q.layout == Layout::nhwc && q.source_channels % lanes<T> == 0 &&
-           q.source_channels <= 128 && q.result_channels >= 2 * q.source_channels;
+    const i64 c = q.source_channels,
+              results = q.n * q.axis[0].count * q.axis[1].count * q.axis[2].count;
+    const bool few = c <= 128 && q.result_channels >= 2 * c;
+    return q.layout == Layout::nhwc && c % lanes<T> == 0 && (few || results <= 256);
   }
   static PYCONV_INLINE Correlation turn(Correlation q) {
     const Strides source = q.source;
@@ -150,7 +152,7 @@ struct ChannelWeight {
     const AxisMap& m = q.axis[a];
     return a == 0 ? m.taps : (results - 1) * step[a] + (m.taps - 1) * m.tap_step + 1;
   }
-  i64 sums_elements() const { return channels * q.taps() * k; }
+  i64 sums_elements() const { return turned ? 0 : channels * q.taps() * k; }
   i64 x_elements() const {  // and a vector, which a copy may write too much
     if (x_in_place) return 0;
     return round_up(images * length[0] * length[1] * length[2] * x_pitch + lanes<T>, 16);
@@ -281,15 +283,19 @@ struct ChannelWeight {
     const i64 width = vectors * lanes<T>;
 
     i64* rows = reinterpret_cast<i64*>(scratch);
-    T* sums = reinterpret_cast<T*>(scratch) +
-              round_up(channels * taps * i64(sizeof(i64) / sizeof(T)), 16);
-    T* x_copy = sums + sums_elements();
+    T* own = reinterpret_cast<T*>(scratch) +
+             round_up(channels * taps * i64(sizeof(i64) / sizeof(T)), 16);
+    T* x_copy = own + sums_elements();
+    T* to = out + part * q.groups * q.weight_group + group * q.weight_group + k0 * q.weight_result +
+            c0 * q.weight_source;
+    T* sums = turned ? to : own;  // lanes of a row are neighbours there
+    const i64 sums_row = turned ? q.weight_source : k;
     T* dy_copy = x_copy + x_elements();
     i64* row = rows;
     for (i64 jd = 0; jd < D.taps; ++jd)
       for (i64 jh = 0; jh < H.taps; ++jh)
         for (i64 jw = 0; jw < W.taps; ++jw)
-          for (i64 e = 0; e < c; ++e) *row++ = (e * taps + q.weight_tap(jd, jh, jw)) * k;
+          for (i64 e = 0; e < c; ++e) *row++ = (e * taps + q.weight_tap(jd, jh, jw)) * sums_row;
 
     const T* source = x + (group * q.source_channels + c0) * q.source.c;
     const T* gradient = dy + (group * q.result_channels + k0) * q.result.c;
@@ -308,7 +314,7 @@ struct ChannelWeight {
       box.x = {step[2] * x_pitch, step[1] * line, length[0] * plane};
       of_tap[0] = plane, of_tap[1] = H.tap_step * line, of_tap[2] = W.tap_step * x_pitch;
     }
-    if (q.n == 0) zero_run(c * taps * k, sums);
+    for (i64 r = 0; r < c * taps && q.n == 0; ++r) zero_run(some_k, sums + r * sums_row);
     const i64 last = min_of(image_blocks * line_blocks * column_blocks, (part + 1) * part_blocks);
     for (i64 block = part * part_blocks; block < last; ++block) {
       const Block at = place(block);
@@ -372,11 +378,6 @@ struct ChannelWeight {
       }
     }
 
-    T* to = out + part * q.groups * q.weight_group + group * q.weight_group + k0 * q.weight_result +
-            c0 * q.weight_source;
-    if (turned)
-      for (i64 r = 0; r < c; ++r)
-        __builtin_memcpy(to + r * q.weight_source, sums + r * k, std::size_t(some_k) * sizeof(T));
     for (i64 r = 0; r < c * taps && !turned; r += lanes<T>)
       transpose_rows(sums + r * k, k, int(min_of<i64>(lanes<T>, c * taps - r)), some_k, to + r,
                      q.weight_result);

@@ -14,6 +14,7 @@
 #include "pool_backward.h"
 #include "pool_op.h"
 #include "pool_scatter.h"
+#include "pool_switch.h"
 
 namespace pyconv::PYCONV_TARGET {
 
@@ -37,10 +38,11 @@ PYCONV_INLINE V load_lanes(const T* p, int count) {
 // is at the first tap. Whole: all lanes may be read.
 template <class Op, bool Whole, class T, int... J>
 PYCONV_INLINE void reduce(const Frame<T>& f, const Taps (&t)[3], i64 output, const T* x, T* y,
-                          i64* at, int count, std::integer_sequence<int, J...>) {
+                          typename Op::Place* at, int count, std::integer_sequence<int, J...>) {
   const PoolProblem& p = f.p;
   const i64 first = (t[0].first * p.in[1] + t[1].first) * p.in[2] + t[2].first;
-  const Window window{t, first, t[2].first, output};
+  const i64 first_tap = (t[0].skipped * p.window[1] + t[1].skipped) * p.window[2] + t[2].skipped;
+  const Window window{t, first, first_tap, t[2].first, output};
   Op op[] = {Op(f, window, J)...};
   for (i64 z = 0; z < t[0].count; ++z)
     for (i64 h = 0; h < t[1].count; ++h) {
@@ -82,10 +84,10 @@ using Several = std::make_integer_sequence<int, Vectors>;
 
 // One result; lanes are neighbouring taps.
 template <class Op, class T>
-void long_window(const Frame<T>& f, const Taps (&t)[3], const T* x, T* y, i64* at) {
+void long_window(const Frame<T>& f, const Taps (&t)[3], const T* x, T* y, typename Op::Place* at) {
   const PoolProblem& p = f.p;
   const i64 first = (t[0].first * p.in[1] + t[1].first) * p.in[2] + t[2].first;
-  Op op(f, Window{t, first, t[2].first, 0}, 0);
+  Op op(f, Window{t, first, 0, t[2].first, 0}, 0);
   for (i64 z = 0; z < t[0].count; ++z)
     for (i64 h = 0; h < t[1].count; ++h) {
       const i64 row = first + (z * p.dilation[0] * p.in[1] + h * p.dilation[1]) * p.in[2];
@@ -110,7 +112,7 @@ void long_window(const Frame<T>& f, const Taps (&t)[3], const T* x, T* y, i64* a
 
 // A row of outputs in NHWC.
 template <class Op, class T>
-void output_row_nhwc(const Frame<T>& f, Taps (&t)[3], const T* x, T* y, i64* at) {
+void output_row_nhwc(const Frame<T>& f, Taps (&t)[3], const T* x, T* y, typename Op::Place* at) {
   const PoolProblem& p = f.p;
   const i64 channels = p.c;
   constexpr i64 wide = pool_vectors * Op::width;
@@ -120,7 +122,7 @@ void output_row_nhwc(const Frame<T>& f, Taps (&t)[3], const T* x, T* y, i64* at)
         x + ((t[0].first * p.in[1] + t[1].first) * p.in[2] + t[2].first) * channels;
     for (i64 c = 0; c < channels;) {
       const i64 to = o * channels + c;
-      i64* const at_c = at ? at + to : nullptr;
+      auto* const at_c = at ? at + to : nullptr;
       if (channels - c >= wide) {
         reduce<Op, true>(f, t, o, from + c, y + to, at_c, Op::width, Several<pool_vectors>());
         c += wide;
@@ -206,7 +208,7 @@ PYCONV_INLINE void copy_row(const T* row, i64 width, i64 first, const PoolBand& 
 // Outputs [begin, end) of rows (z, *) of one channel.
 template <class Op, class T>
 void output_band(Frame<T> f, const PoolBand& b, i64 z, i64 begin, i64 end, const T* x, T* y,
-                 i64* at) {
+                 typename Op::Place* at) {
   const PoolProblem& p = f.p;
   alignas(64) T band[PoolBand::bytes / sizeof(T)];
   alignas(64) T divisors[Op::divides ? PoolBand::bytes / sizeof(T) / 2 : 1];
@@ -236,7 +238,7 @@ void output_band(Frame<T> f, const PoolBand& b, i64 z, i64 begin, i64 end, const
       for (i64 i = 0; i < columns;) {
         t[2] = {start + i * p.stride[2], p.window[2], 0, p.window[2]};
         const i64 to = h * p.out[2] + o + i;
-        i64* const at_o = at ? at + to : nullptr;
+        auto* const at_o = at ? at + to : nullptr;
         if (columns - i >= pool_vectors * Op::width) {
           reduce<Op, true>(f, t, i, from + i, y + to, at_o, Op::width, Several<pool_vectors>());
           i += pool_vectors * Op::width;
@@ -264,7 +266,9 @@ void forward(const PoolProblem& p, const Buffers& b) {
              0,
              1,
              nhwc ? 0 : 1};
-  const bool along_window = !nhwc && !p.weighted && p.dilation[2] == 1 && p.window[2] >= 8 &&
+  using Place = typename Op::Place;
+  const bool along_window = sizeof(Place) > 1 && !nhwc && !p.weighted && p.dilation[2] == 1 &&
+                            p.window[2] >= 8 &&
                             (p.adaptive || p.stride[2] > 2 || p.out[2] < Op::width);
   PoolBand band{};
   if (!nhwc && !along_window && !p.adaptive) band = PoolBand::of<T>(p, Op::width);
@@ -286,7 +290,7 @@ void forward(const PoolProblem& p, const Buffers& b) {
         const T* const x = static_cast<const T*>(b.a) + image * p.in_pixels() * channels;
         const i64 to = (image * p.out[0] + z) * p.out[1] * p.out[2] * channels;
         T* const y = static_cast<T*>(b.out) + to;
-        i64* const at = b.aux ? static_cast<i64*>(b.aux) + to : nullptr;
+        Place* const at = b.aux ? static_cast<Place*>(b.aux) + to : nullptr;
         if (band.rows) return output_band<Op>(f, band, z, begin, end, x, y, at);
         Taps t[3] = {taps_of(p, 0, z), {}, {}};
         for (i64 h = begin; h < end; ++h) {
@@ -298,7 +302,7 @@ void forward(const PoolProblem& p, const Buffers& b) {
           }
           for (i64 o = 0; o < p.out[2]; ++o) {
             t[2] = taps_of(p, 2, o);
-            i64* const at_o = at ? at + first + o : nullptr;
+            auto* const at_o = at ? at + first + o : nullptr;
             if (along_window)
               long_window<Op>(f, t, x, y + first + o, at_o);
             else
@@ -317,9 +321,17 @@ void pool(const PoolProblem& asked, Pass pass, const Buffers& b) {
     return scatter<T, false>(asked, asked.in_pixels(), asked.out_pixels(), b);
   if (asked.kind == PoolKind::max && pass != Pass::fwd)
     return scatter<T, true>(asked, asked.out_pixels(), asked.in_pixels(), b);
+  using I32 = std::int32_t;
+  constexpr int width = lanes<T>;
+  if (asked.kind == PoolKind::switches) {
+    if (pass != Pass::fwd) return switch_backward<T>(asked, b);
+    using Byte = std::uint8_t;
+    if constexpr (sizeof(T) == sizeof(I32))
+      return forward<ArgMax<T, I32, width, Byte>, ArgMax<T, I32, 1, Byte>, T>(asked, b);
+    return forward<ArgMax<T, i64, lanes<double>, Byte>, ArgMax<T, i64, 1, Byte>, T>(asked, b);
+  }
   const PoolProblem p = simplified(asked);
   if (pass != Pass::fwd) return backward<T>(p, b);
-  constexpr int width = lanes<T>;
   switch (p.kind) {
     case PoolKind::avg:
       return p.weighted ? forward<Average<T, true, width>, Average<T, true, 1>, T>(p, b)
@@ -328,7 +340,6 @@ void pool(const PoolProblem& asked, Pass pass, const Buffers& b) {
     default: break;
   }
   if (!b.aux) return forward<Max<T, width>, Max<T, 1>, T>(p, b);
-  using I32 = std::int32_t;
   if constexpr (sizeof(T) == sizeof(I32))
     if (p.in_pixels() <= INT32_MAX)
       return forward<ArgMax<T, I32, width>, ArgMax<T, I32, 1>, T>(p, b);

@@ -32,6 +32,7 @@ struct Frame {
 struct Window {
   const Taps (&taps)[3];
   i64 first;   // pixel of the first tap
+  i64 tap;     // its number
   i64 column;  // of that tap, negative in the padding
   i64 output;  // its number in `columns`
 };
@@ -69,6 +70,7 @@ PYCONV_INLINE T join_halves(const T* v, Join&& join) {
 template <class T, int Width>
 struct Max {
   static constexpr int width = Width;
+  using Place = i64;
   static constexpr bool divides = false;
   using V = Pack<T, Width>;
   V best;
@@ -82,14 +84,31 @@ struct Max {
     best[0] = join_halves<T, Width>(reinterpret_cast<const T*>(&best),
                                     [](auto a, auto b) { return larger(a, b); });
   }
-  PYCONV_INLINE V result(i64*, int) const { return best; }
+  PYCONV_INLINE V result(Place*, int) const { return best; }
 };
 
-// Max with the pixel of the first NaN, else of the first maximum. Pixels are counted in I, as wide
-// as T where a plane allows it.
-template <class T, class I, int Width>
+// `count` lanes of small numbers as bytes.
+template <class V>
+PYCONV_INLINE void store_bytes(std::uint8_t* to, V v, int count) {
+  constexpr int width = int(sizeof v / sizeof v[0]);
+  const auto bytes = __builtin_convertvector(v, Pack<std::uint8_t, width>);
+#if PYCONV_VECTOR_BYTES == 64
+  if constexpr (width == 16)  // a memcpy of unknown length is a call
+    return _mm_mask_storeu_epi8(to, first_lanes(count), __m128i(bytes));
+#endif
+  if (count == width)
+    __builtin_memcpy(to, &bytes, sizeof bytes);
+  else
+    __builtin_memcpy(to, &bytes, std::size_t(count));
+}
+
+// Max with the place of the first NaN, else of the first maximum: its pixel, counted in I, as wide
+// as T where a plane allows it, or with Place = std::uint8_t its tap.
+template <class T, class I, int Width, class At = i64>
 struct ArgMax {
   static constexpr int width = Width;
+  using Place = At;
+  static constexpr bool by_tap = sizeof(Place) == 1;
   static constexpr bool divides = false;
   using V = Pack<T, Width>;
   using P = Pack<I, Width>;
@@ -98,24 +117,25 @@ struct ArgMax {
 
   // Padding never wins, so a window of nothing above it names its first tap.
   PYCONV_INLINE ArgMax(const Frame<T>& f, const Window& w, int vector)
-      : best(V{} - T(__builtin_inf())), where(P{} + I(w.first)) {
+      : best(V{} - T(__builtin_inf())), where(P{} + I(by_tap ? w.tap : w.first)), offset{} {
     I lane[Width];
-    for (int i = 0; i < Width; ++i) lane[i] = I((vector * Width + i) * f.lane_pixels);
-    __builtin_memcpy(&offset, lane, sizeof offset);
+    for (int i = 0; i < Width && !by_tap; ++i) lane[i] = I((vector * Width + i) * f.lane_pixels);
+    if (!by_tap) __builtin_memcpy(&offset, lane, sizeof offset);
     const i64 column = w.column + vector * Width * f.lane_pixels, step = f.p.dilation[2];
     if (column < 0)
       for (int i = 0; i < Width; ++i)
-        where[i] += I(steps_within(-column - i * f.lane_pixels, step) * step);
+        where[i] += I(steps_within(-column - i * f.lane_pixels, step) * (by_tap ? 1 : step));
   }
   static constexpr T padding = -T(__builtin_inf());
   static PYCONV_INLINE T filler(T first) { return first; }
-  PYCONV_INLINE void tap(V x, i64 pixel, i64) {
+  PYCONV_INLINE void tap(V x, i64 pixel, i64 number) {
     const auto wins = ~(x <= best) & (best == best);
+    const P place = P{} + I(by_tap ? number : pixel);
     best = wins ? x : best;
     if constexpr (sizeof(I) == sizeof(T))
-      where = wins ? P{} + I(pixel) : where;
+      where = wins ? place : where;
     else
-      where = __builtin_convertvector(wins, P) ? P{} + I(pixel) : where;
+      where = __builtin_convertvector(wins, P) ? place : where;
   }
   PYCONV_INLINE void end_row() {}
   PYCONV_INLINE void fold() {
@@ -130,7 +150,11 @@ struct ArgMax {
       }
     }
   }
-  PYCONV_INLINE V result(i64* at, int count) const {
+  PYCONV_INLINE V result(Place* at, int count) const {
+    if constexpr (by_tap) {
+      store_bytes(at, where, count);
+      return best;
+    }
     const auto pixels = __builtin_convertvector(where + offset, Pack<i64, Width>);
     if (count == Width)
       __builtin_memcpy(at, &pixels, sizeof pixels);
@@ -144,6 +168,7 @@ struct ArgMax {
 template <class T, bool Weighted, int Width>
 struct Average {
   static constexpr int width = Width;
+  using Place = i64;
   static constexpr bool divides = true;
   using V = Pack<T, Width>;
   V total{}, row{}, divisor;
@@ -168,12 +193,13 @@ struct Average {
     total[0] = join_halves<T, Width>(reinterpret_cast<const T*>(&total),
                                      [](auto a, auto b) { return a + b; });
   }
-  PYCONV_INLINE V result(i64*, int) const { return total / divisor; }
+  PYCONV_INLINE V result(Place*, int) const { return total / divisor; }
 };
 
 template <class T, int Width>
 struct Lp {
   static constexpr int width = Width;
+  using Place = i64;
   static constexpr bool divides = false;
   using V = Pack<T, Width>;
   V total{}, row{};
@@ -203,7 +229,7 @@ struct Lp {
     total[0] = largest ? join_halves<T, Width>(lane, [](auto a, auto b) { return larger(a, b); })
                        : join_halves<T, Width>(lane, [](auto a, auto b) { return a + b; });
   }
-  PYCONV_INLINE V result(i64*, int) const {
+  PYCONV_INLINE V result(Place*, int) const {
     V root = total;
     if (p == 2)
       for (int i = 0; i < Width; ++i) root[i] = T(__builtin_sqrt(root[i]));

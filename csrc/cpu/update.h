@@ -1,7 +1,7 @@
 // Optimizer steps, dropout and activations: one pass over memory each.
 #pragma once
 #include "batch_norm.h"
-#include "response_norm.h"
+#include "norm.h"
 
 namespace pyconv::PYCONV_TARGET {
 

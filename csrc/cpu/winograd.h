@@ -35,9 +35,10 @@ struct WinogradBlocks {
         wide(ceil_div(q.axis[2].count, m)),
         tiles(q.n * q.axis[0].count * high * wide),
         depth(q.source_channels * q.axis[0].taps) {
-    // Threads share a block where V leaves the L2 caches by far, and where there are few blocks. Own
-    // ones to 512 channels rather than to 128: 256 to 64 channels at 15x15 384 to 646 GFLOP/s, 192
-    // to 64 at 28x28 427 to 666, 256 to 256 at 56x56 659 to 742, 512 to 256 at 28x28 560 to 593.
+    // Threads share a block where V leaves the L2 caches by far, and where there are few blocks.
+    // Own ones to 512 channels rather than to 128: 256 to 64 channels at 15x15 384 to 646 GFLOP/s,
+    // 192 to 64 at 28x28 427 to 666, 256 to 256 at 56x56 659 to 742, 512 to 256 at 28x28 560 to
+    // 593.
     shared = depth > 512 || q.groups * tiles < 4 * winograd_tiles;
     block = part = winograd_tiles;
     if (shared) {

@@ -19,7 +19,14 @@ from pyconv.data.folder import read_image
 from pyconv.data.idx import read_idx
 from pyconv.data.prefetch import prefetch
 from pyconv.data.tar import TarImages
-from pyconv.data.transform import Standardize, StandardizeEach, centre, fit_size, views
+from pyconv.data.transform import (
+    Standardize,
+    StandardizeEach,
+    centre,
+    channels_last,
+    fit_size,
+    views,
+)
 
 __all__ = [
     "AlternatingFlip",
@@ -38,6 +45,7 @@ __all__ = [
     "StandardizeEach",
     "TarImages",
     "centre",
+    "channels_last",
     "download",
     "fit_size",
     "load",

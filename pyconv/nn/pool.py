@@ -11,6 +11,8 @@ import numpy as np
 from pyconv import functional
 from pyconv._arrays import Array, Shape
 from pyconv._gpu import namespace
+from pyconv._plan import Options
+from pyconv._pool import pool, pool_backward
 from pyconv.nn import init
 from pyconv.nn.layer import Layer, Parameter, Spatial, keeping
 
@@ -35,13 +37,26 @@ class _MaxPool(Spatial):
         arguments = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
         if not keeping():
             return type(self).function(x, *arguments)
-        y, indices = type(self).function(x, *arguments, return_indices=True)
-        self.keep(indices, x.shape)
+        if isinstance(x, np.ndarray) and math.prod(self.per_axis(self.kernel_size)) <= 256:
+            # The tap that won in a byte: an eighth of the indices' memory.
+            options = self._options()
+            name = f"max_pool{self.axes}d"
+            y, places = pool(name, self.axes, "switches", x, "NCHW", options, return_indices=True)
+        else:
+            y, places = type(self).function(x, *arguments, return_indices=True)
+        self.keep(places, x.shape)
         return y
 
     def backward(self, dy: Array) -> Array:
-        indices, shape = self.kept()
-        return type(self).gradient(dy, indices, shape)
+        places, shape = self.kept()
+        if places.dtype != np.uint8:
+            return type(self).gradient(dy, places, shape)
+        arrays, name = {"dy": dy, "switches": places}, f"max_pool{self.axes}d_backward"
+        return pool_backward(name, self.axes, "switches", arrays, shape, "NCHW", self._options())
+
+    def _options(self) -> Options:
+        sizes = (self.kernel_size, self.stride, self.padding, self.dilation, None)
+        return (*sizes, False, self.ceil_mode, True, None, 2.0)
 
     def output_shape(self, shape: Shape) -> Shape:
         return tuple(

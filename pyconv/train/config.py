@@ -59,6 +59,7 @@ class Config:
     mixup: float = _setting(0.0, "augmentation: mix images by Beta(A, A)", low=0)
     standardize: str = _setting("channel", "to mean 0 and standard deviation 1: each channel of "
                                 "the data set, or each image", ("channel", "image"))  # fmt: skip
+    channels_last: bool = _setting(False, "keep the channels of a pixel side by side in memory")
     whiten: bool = _setting(False, "first layer: the data's principal components, frozen")
     views: int = _setting(0, "final test: 1 adds mirrored images, 2 also shifted ones", low=0)
     seed: int = _setting(0, "of weights, order and augmentation", low=0)

@@ -126,12 +126,14 @@ typedef struct pyconv_conv_desc {
  *   AVG     FWD: out = y from a = x;  BWD: out = dx from a = dy;  b = window weights or NULL
  *   LP      FWD: out = y from a = x;  BWD: out = dx from a = dy, b = x, aux = y
  *   UNPOOL  FWD: out = y (zero but at the indices) from a = x, b = indices
+ *   SWITCHES  MAX of at most 256 taps, not adaptive, on the CPU: aux and b are bytes, which tap won
  * Indices are flat positions in one channel's plane (D, H, W). */
 typedef enum pyconv_pool_kind {
   PYCONV_POOL_MAX = 0,
   PYCONV_POOL_AVG = 1,
   PYCONV_POOL_LP = 2,
-  PYCONV_POOL_UNPOOL = 3
+  PYCONV_POOL_UNPOOL = 3,
+  PYCONV_POOL_SWITCHES = 4
 } pyconv_pool_kind;
 
 typedef struct pyconv_pool_desc {
