@@ -1,5 +1,5 @@
 """Write the figures in README.md from benchmarks/results/*.json, which `pyconv bench` left there,
-and benchmarks/frameworks.py.
+and benchmarks/frameworks.py and training.py.
 
 python benchmarks/readme.py
 """
@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 SUITES = ("layers", "networks")  # the others are for those who tune
+APART = {"frameworks.json", "training.json"}  # not reports of `pyconv bench`
 NONE = "No run is kept yet: `pyconv bench --out benchmarks/results/layers` would.\n"
 
 
@@ -50,7 +51,7 @@ def section(found):
 
 def block(folder=RESULTS):
     """The text between the marks: a table for each report, in the order of their names."""
-    paths = [path for path in sorted(folder.glob("*.json")) if path.name != "frameworks.json"]
+    paths = [path for path in sorted(folder.glob("*.json")) if path.name not in APART]
     found = [report.read(path) for path in paths]
     return "\n".join(section(one) for one in found if one["suite"] in SUITES) or NONE
 
@@ -74,6 +75,34 @@ def frameworks(path=RESULTS / "frameworks.json"):
     )
 
 
+def training(path=RESULTS / "training.json", recipes=RESULTS / "recipes" / "final.json"):
+    """What benchmarks/training.py measured, and how far the recipes came."""
+    found = json.loads(path.read_text())
+    runs = {(run["net"], run["what"]): run for run in found["runs"]}
+    lines = [["network, batch", "training", "inference", "images/s in training"], ["---"] * 4]
+    for net in dict.fromkeys(net for net, _ in runs):
+        train, infer = runs[net, "train"], runs[net, "infer"]
+        rate = max(
+            train["batch"] / statistics.median(times[1:])
+            for label, times in train["samples"].items()
+            if label.startswith("pyconv")
+        )
+        ratios = [f"{run['ratio']:.2f}" for run in (train, infer)]
+        lines.append([f"{net}, {train['batch']}", *ratios, f"{rate:.0f}"])
+    done = [["recipe", "data", "test accuracy", "seconds"], ["---"] * 4]
+    for name, run in json.loads(recipes.read_text()).items():
+        accuracy, seconds = (statistics.median(run[key]) for key in ("accuracy", "seconds"))
+        seeds = f" (median of {len(run['accuracy'])} seeds)" if len(run["accuracy"]) > 1 else ""
+        done.append([name, run["data"], f"{100 * accuracy:.2f} %{seeds}", f"{seconds:.0f}"])
+    return (
+        f"PyTorch {found['torch']}'s time of a step / ours, {found['threads']} threads, each "
+        f"library in its better memory order (`python benchmarks/training.py`):\n\n"
+        f"{markdown(lines)}\nRecipes of `benchmarks/recipes/`, trained to their end on these two "
+        "cores; the seconds hold the tests after each epoch. The CIFAR-10 is a copy stored as "
+        f"JPEG, which costs about 3.4 points:\n\n{markdown(done)}"
+    )
+
+
 def filled(text, **blocks):
     for name, new in blocks.items():
         marks = re.compile(rf"(<!-- {name} -->\n).*(<!-- /{name} -->)", re.DOTALL)
@@ -83,4 +112,5 @@ def filled(text, **blocks):
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(), benchmarks=block(), frameworks=frameworks()))
+    blocks = {"benchmarks": block(), "frameworks": frameworks(), "training": training()}
+    README.write_text(filled(README.read_text(), **blocks))

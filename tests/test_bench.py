@@ -267,4 +267,5 @@ def test_the_figures_in_the_readme_are_those_of_the_results(tmp_path):
         pytest.skip("the results are not in a source distribution")
     text = (root / "README.md").read_text()
     new = {"benchmarks": readme.block(), "frameworks": readme.frameworks()}
+    new["training"] = readme.training()
     assert readme.filled(text, **new) == text, "run: python benchmarks/readme.py"

@@ -57,9 +57,9 @@ struct ChannelWeight {
     vectors = int(ceil_div(all, panels));
     panels = ceil_div(all, i64(vectors));
     const i64 width = vectors * lanes<T>;
-    // At most 128 by 256 channels and 160 KB of sums. (256 by 256 and 256 KB: 5 to 40 % slower for
-    // one image of 128 channels and more. But a 1x1 filter from 24 to 144 channels lost a quarter
-    // where k was cut: what it reads once should be read in one piece.)
+    // At most 128 by 256 channels and 160 KB of sums, where they do not lie in dw. (256 by 256 and
+    // 256 KB: 5 to 40 % slower for one image of 128 channels and more. But a 1x1 filter from 24 to
+    // 144 channels lost a quarter where k was cut: what it reads once should be read in one piece.)
     k_blocks = ceil_div(panels * width, q.taps() == 1 ? 256 : 128);
     k = ceil_div(panels, k_blocks) * width;
     k_blocks = ceil_div(panels * width, k);
@@ -115,15 +115,16 @@ struct ChannelWeight {
     parts = max_of<i64>(1, ceil_div(blocks, part_blocks));
   }
 
-  // A 1x1 filter from few channels to many in NHWC: x and dy change places, so that lanes run along
-  // the few (64 to 256 at 56x56: one image 198 to 256 GFLOP/s; 256 to 512 lost 12 %).
+  // A 1x1 filter in NHWC: x and dy change places, so that lanes run along the channels of x and the
+  // sums lie as dw does. It serves few channels to many (64 to 256 at 56x56, one image 198 to 256
+  // GFLOP/s; 256 to 512 lost 12 %), and few pixels, whose sums would take longer to turn than to
+  // make (9216 to 384 features, 128 rows 175 to 262).
   static PYCONV_INLINE bool turns(const Correlation& q) {
     for (const AxisMap& a : q.axis)
       if (a.taps > 1 || a.first != 0 || a.source(a.count - 1, 0) >= a.source_size) return false;
-    const i64 c = q.source_channels,
-              results = q.n * q.axis[0].count * q.axis[1].count * q.axis[2].count;
+    const i64 c = q.source_channels;
     const bool few = c <= 128 && q.result_channels >= 2 * c;
-    return q.layout == Layout::nhwc && c % lanes<T> == 0 && (few || results <= 256);
+    return q.layout == Layout::nhwc && c % lanes<T> == 0 && (few || q.pixels() <= 256);
   }
   static PYCONV_INLINE Correlation turn(Correlation q) {
     const Strides source = q.source;
