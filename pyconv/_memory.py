@@ -14,8 +14,9 @@ class MemoryPool:
 
     Large arrays otherwise come from the operating system, which clears each of their pages: in
     training a fifth of the time. The pool holds little more than was in use at once (each array
-    takes the lowest gap it fits in) and is emptied at the end of the outermost block. Arrays may outlive it. It counts for the thread (context) that
-    enters it, and for all of NumPy there, so also for results of other libraries.
+    takes the lowest gap it fits in) and is emptied at the end of the outermost block. Arrays may
+    outlive it. It counts for the thread (context) that enters it, and for all of NumPy there, so
+    also for results of other libraries.
 
     Source: NumPy enhancement proposal 49.
 
