@@ -50,7 +50,9 @@ def test_channels_last_trains_alike():
     for channels_last in (False, True):
         config = Config(model="lenet5_modern", channels_last=channels_last)
         trainer = make_trainer(config, train, (32, 32))
-        assert trainer.prepare(x[:2]).flags.c_contiguous == (not channels_last)
+        seen = trainer._prepared(x[:2])
+        assert seen.flags.c_contiguous == (not channels_last)
+        np.testing.assert_array_equal(seen, trainer.prepare(x[:2]))
         trainer.fit(train)
         found.append(trainer.net.state_dict())
     for name, value in found[0].items():

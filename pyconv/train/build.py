@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from pyconv import data, nn, optim
-from pyconv._arrays import Array
 from pyconv.data import Augmentation, Dataset, Standardize, StandardizeEach, TarImages
 from pyconv.nn.models import CATALOGUE
 from pyconv.train.average import Average, Lookahead
@@ -31,11 +30,7 @@ def make_trainer(
     nn.init.seed(config.seed)
     channels = train.x.shape[1]
     net = CATALOGUE[config.model].build(len(train.classes), channels)
-    scale = Standardize.of(train.x) if config.standardize == "channel" else StandardizeEach()
-
-    def prepare(x: Array) -> Array:
-        return data.channels_last(scale(x)) if config.channels_last else scale(x)
-
+    prepare = Standardize.of(train.x) if config.standardize == "channel" else StandardizeEach()
     if config.whiten:
         first = next(layer for _, layer in net.modules() if isinstance(layer, nn.Conv2d))
         whiten(first, prepare(data.centre(train.x[:WHITENED], size)))
@@ -64,6 +59,7 @@ def make_trainer(
         parts=config.parts,
         clip=config.clip or None,
         average=_average(config, epoch * config.epochs),
+        channels_last=config.channels_last,
     )
 
 

@@ -131,10 +131,13 @@ class Trained:
                 prepare = Standardize(tuple(self.config["mean"]), tuple(self.config["std"]))
             loss = criterion(float(self.config.get("label_smoothing", 0)))
             self.views = int(self.config.get("views", 0))
+            turned = bool(self.config.get("channels_last", False))
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{path}: not the description of a run ({error!r})") from error
         self.net = nn.load(directory / "model.safetensors")
-        self.trainer = Trainer(self.net, optim.SGD({}, 0.0), loss=loss, prepare=prepare)
+        self.trainer = Trainer(
+            self.net, optim.SGD({}, 0.0), loss=loss, prepare=prepare, channels_last=turned
+        )
 
     def classify(self, files: list[str]) -> Array:
         """Class probabilities (len(files), classes) of image files, brought to the data's size."""

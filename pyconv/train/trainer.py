@@ -18,6 +18,7 @@ from pyconv._memory import MemoryPool
 from pyconv.data.augment import Augmentation, Batch
 from pyconv.data.dataset import Dataset
 from pyconv.data.prefetch import prefetch
+from pyconv.data.transform import channels_last as in_channels_last
 from pyconv.data.transform import views
 from pyconv.nn.files import read, write
 from pyconv.nn.layer import Layer, no_grad
@@ -49,7 +50,8 @@ class Trainer:
     divided by 255), both in a background thread. It runs in `parts` whose gradients are added,
     which takes that much less memory. `clip` limits the gradients' norm. With an `average` the
     network is evaluated with that. Callbacks are told of steps and epochs. `device` "cuda" or
-    "cuda:1" moves the network there, and each prepared batch: see `Layer.to`.
+    "cuda:1" moves the network there, and each prepared batch: see `Layer.to`. `channels_last` has
+    the channels of a pixel side by side in memory: see `data.channels_last`.
 
     >>> import pyconv as pc
     >>> net = pc.models.lenet5()
@@ -71,6 +73,7 @@ class Trainer:
         parts: int = 1,
         clip: float | None = None,
         average: Average | None = None,
+        channels_last: bool = False,
     ) -> None:
         self.device = device_of("Trainer", device)
         if batch_size < 1:
@@ -85,6 +88,7 @@ class Trainer:
         self.batch_size, self.seed = batch_size, seed
         self.callbacks = tuple(callbacks)
         self.prepare, self.augment = prepare, augment
+        self.channels_last = channels_last
         self.parts, self.clip, self.average = parts, clip, average
         self._memory = MemoryPool()  # each step asks for the arrays of the one before
         self.history = History()
@@ -162,7 +166,7 @@ class Trainer:
         try:
             with no_grad():
                 for start in range(0, max(1, len(x)), self.batch_size):
-                    batch = self.prepare(x[start : start + self.batch_size])
+                    batch = self._prepared(x[start : start + self.batch_size])
                     first, *others = views(batch, level)
                     outputs = self.net(moved(first[1], self.device))
                     if others:
@@ -189,7 +193,11 @@ class Trainer:
                     images, targets = batch.x, batch.y
                 else:
                     images = self.augment(images, rng)
-            yield self.prepare(images), targets, labels
+            yield self._prepared(images), targets, labels
+
+    def _prepared(self, x: Array) -> Array:
+        prepared = self.prepare(x)
+        return in_channels_last(prepared) if self.channels_last else prepared
 
     def _run_epoch(self, x: Array, y: Array, steps: int, validation: Examples | None) -> None:
         started = time.perf_counter()
