@@ -33,6 +33,7 @@ class MemoryPool {
   };
 
   MemoryPool() {
+    reserve();
     handler_.pool = this;
     handler_.malloc = [](void* pool, std::size_t size) {
       return static_cast<MemoryPool*>(pool)->make(size);
@@ -110,8 +111,7 @@ class MemoryPool {
 
   void* take(std::size_t asked) {
     const std::lock_guard lock(mutex_);
-    if (!tried_) reserve();
-    tried_ = keeps_ = true;
+    keeps_ = true;
     if (asked > reserved_) return std::malloc(asked);
     const std::size_t size = rounded(asked);
     auto gap = gaps_.begin();
@@ -173,7 +173,7 @@ class MemoryPool {
   std::mutex mutex_;
   char* base_ = nullptr;
   std::size_t reserved_ = 0, end_ = 0;  // no array lies, or lay, at or behind `end_`
-  bool tried_ = false, keeps_ = false;
+  bool keeps_ = false;
   Ranges used_, gaps_;  // gaps are never neighbours
 };
 

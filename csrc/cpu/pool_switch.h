@@ -13,7 +13,7 @@ constexpr int switch_taps = 256;  // a byte's numbers
 
 struct SwitchTaps {
   i64 pixels[switch_taps];  // from a window's first tap; 0 where there is no such tap
-  i64 at[switch_taps][3];
+  i64 at[switch_taps][3];   // likewise: no product of a dilation that no window has
   i64 count, reach[3];
 
   explicit SwitchTaps(const PoolProblem& p) : count(p.window[0] * p.window[1] * p.window[2]) {
@@ -21,8 +21,9 @@ struct SwitchTaps {
     for (i64 tap = 0; tap < switch_taps; ++tap) {
       const i64 of[3] = {tap / p.window[2] / p.window[1], tap / p.window[2] % p.window[1],
                          tap % p.window[2]};
-      for (int axis = 0; axis < 3; ++axis) at[tap][axis] = of[axis] * p.dilation[axis];
-      pixels[tap] = tap < count ? (at[tap][0] * p.in[1] + at[tap][1]) * p.in[2] + at[tap][2] : 0;
+      for (int axis = 0; axis < 3; ++axis)
+        at[tap][axis] = tap < count ? of[axis] * p.dilation[axis] : 0;
+      pixels[tap] = (at[tap][0] * p.in[1] + at[tap][1]) * p.in[2] + at[tap][2];
     }
   }
 };
